@@ -1,0 +1,280 @@
+/* The .ernie file as it lies on disk, and how a matrix lies in it. docs/FORMAT.md is the prose.
+ *
+ * Little endian throughout. These structs are read in place from the mapping: every field is
+ * naturally aligned, there is no padding, and reserved fields are zero. Shared by the reader
+ * (format.c, weights.c) and by the writer in tools/convert/. Knows no backend. */
+#ifndef ERN_FORMAT_H
+#define ERN_FORMAT_H
+
+#include "ern.h"
+
+#define ERN_MAGIC "ERNIE\r\n\x1a" /* 8 bytes: catches text-mode transfers */
+#define ERN_FORMAT_VERSION 1u
+#define ERN_HEADER_BYTES 4096u
+#define ERN_N_SECTIONS 6u
+
+/* Limits that the reader holds files to; far above every published model. */
+#define ERN_LAYERS_MAX 1024u
+#define ERN_DIM_MAX (1u << 20)
+#define ERN_VOCAB_MAX (1u << 22)
+#define ERN_EXPERTS_MAX 4096u
+#define ERN_HEADS_MAX 4096u
+#define ERN_CONTEXT_MAX (1u << 24)
+#define ERN_RECORDS_MAX (1u << 23)
+
+/* ---- Weight types -------------------------------------------------------------------------- */
+
+typedef enum ern_type {
+    ERN_F32 = 0,
+    ERN_F16 = 1,
+    ERN_BF16 = 2,
+    ERN_W8 = 3,
+    ERN_W4 = 4,
+    /* reserved: 5 c4, 6 c3, 7 c2, 8 ccq2 */
+    ERN_N_TYPES = 5
+} ern_type;
+
+ERN_FN const char *ern_type_name(unsigned type); /* "w4"; "?" when unknown */
+
+/* ---- How a matrix lies in the file ------------------------------------------------------------
+ *
+ * W [n_rows][n_cols], y = W x. Every matrix starts at a multiple of 64 bytes.
+ *
+ * f32, f16, bf16: row-major; each row starts at a multiple of 64 bytes (ern_row_bytes), the gap is
+ * zero. There are n_rows rows.
+ *
+ * w8, w4: rows in groups of 16, columns in blocks of 32; both counts are rounded up and the padding
+ * holds zero scales. n_blocks = ceil(n_cols / 32). A group is one record of ern_group_bytes:
+ *
+ *     f32 row_scale[16]
+ *     u8  scale[n_blocks][16]                      then zeros up to a multiple of 64
+ *     w8: i8 code[n_blocks][8][16][4]              quad q, row r, j: column 32 b + 4 q + j
+ *     w4: u8 code[n_blocks][4][16][4]              vector v, row r, j: low nibble column
+ *                                                  32 b + 8 v + j, high nibble 32 b + 8 v + 4 + j
+ *
+ * Weight: w8  row_scale[r] * scale[b][r] * code            code in -127 .. 127
+ *         w4  row_scale[r] * scale[b][r] * ern_w4_level[code]
+ *
+ * So 64 consecutive decoded bytes are 16 rows x 4 columns: one vector register whose 32-bit lanes
+ * are rows; one broadcast of 4 activations feeds all of them. Bits a weight: w8 8.25, w4 4.25, plus
+ * 32 / n_cols.
+ *
+ * gate and up are one matrix of 2 * round_up(I, 16) rows: 16 rows of gate, the same 16 rows of up,
+ * and so on (in every type), so that SwiGLU finishes where the product ends. Rows that pad I to a
+ * multiple of 16 are zero. */
+#define ERN_GROUP_ROWS 16u
+#define ERN_BLOCK_COLS 32u
+
+static const int8_t ern_w4_level[16] = { -60, -46, -36, -29, -22, -15, -9, -3,
+                                         3,   9,   15,  22,  29,  37,  46, 60 };
+
+static ERN_INLINE uint32_t ern_n_groups(uint32_t n_rows) { return (n_rows + 15) / 16; }
+static ERN_INLINE uint32_t ern_n_blocks(uint32_t n_cols) { return (n_cols + 31) / 32; }
+static ERN_INLINE uint32_t ern_gate_up_rows(uint32_t width) { return 2 * 16 * ern_n_groups(width); }
+
+/* Bytes of one row (plain types), of one group of 16 rows (w8, w4: including both scale tables), of
+ * the scale table; dimensions up to ERN_VOCAB_MAX cannot overflow. */
+ERN_FN uint64_t ern_row_bytes(unsigned type, uint32_t n_cols);
+ERN_FN uint64_t ern_group_bytes(unsigned type, uint32_t n_cols);
+ERN_FN uint64_t ern_matrix_bytes(unsigned type, uint32_t n_rows, uint32_t n_cols);
+
+static ERN_INLINE size_t ern_group_scale_bytes(uint32_t n_blocks)
+{
+    return ern_round_up((size_t)n_blocks * 16, 64);
+}
+
+/* A matrix in place. */
+typedef struct ern_matrix {
+    const unsigned char *data; /* NULL: absent */
+    uint32_t type;             /* ern_type */
+    uint32_t n_rows, n_cols;
+} ern_matrix;
+
+/* ---- Header: the first 4096 bytes ---------------------------------------------------------- */
+
+typedef struct ern_section {
+    uint64_t offset; /* multiple of 64 (experts: of expert_align); 0 when absent */
+    uint64_t n_bytes;
+    uint64_t checksum; /* XXH3-64 of the bytes; 0 for RESIDENT and EXPERTS, whose records carry
+                          their own */
+} ern_section;
+
+enum {
+    ERN_SECTION_INDEX = 0,      /* ern_record[n_records] */
+    ERN_SECTION_TOKENIZER = 1,  /* ern_tokenizer_head and tables */
+    ERN_SECTION_CHAT = 2,       /* ern_chat_head and the template's text */
+    ERN_SECTION_GENERATION = 3, /* ern_generation */
+    ERN_SECTION_RESIDENT = 4,   /* tensors that every token uses, in first-use order */
+    ERN_SECTION_EXPERTS = 5     /* one record an expert, layer-major */
+};
+
+/* Architecture numbers, as config.json has them. */
+typedef struct ern_hparams {
+    uint32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim;
+    uint32_t intermediate_size;  /* of dense layers */
+    uint32_t vocab_size;         /* rows of embedding and head */
+    uint32_t context_max;
+    uint32_t n_experts, moe_k, moe_intermediate_size; /* 0 in dense models */
+    uint32_t n_shared_experts, shared_intermediate_size; /* width of the merged shared FFN */
+    uint32_t moe_layer_start, moe_layer_end, moe_layer_interval; /* end inclusive, already clamped */
+    uint32_t n_mtp_layers;
+    uint32_t tied; /* 1: HEAD is absent and EMBED serves */
+    int32_t bos_id, eos_id, pad_id; /* -1: none */
+    float rms_norm_eps;
+    float moe_norm_min;
+    uint32_t reserved0;
+    double rope_theta;
+} ern_hparams;
+
+typedef struct ern_header {
+    char magic[8];
+    uint32_t version;        /* of the format that wrote it */
+    uint32_t version_min;    /* least reader version that understands it */
+    uint64_t file_bytes;     /* length of the whole file */
+    uint32_t n_records;
+    uint32_t expert_align;   /* power of two, 4096 .. 2 MiB; experts start at multiples of it */
+    uint64_t expert_bytes;   /* padded size of one expert record, one size for all; 0 when dense */
+    ern_hparams hparams;
+    uint32_t reserved1[2];
+    char architecture[32];   /* "ernie4_5", "ernie4_5_moe"; zero-terminated */
+    char name[64];           /* zero-terminated, may be empty */
+    uint8_t weights_id[16];  /* XXH3-128 of all record checksums in index order */
+    ern_section section[ERN_N_SECTIONS];
+    unsigned char reserved2[ERN_HEADER_BYTES - 8 - 8 - 8 - 8 - 8 - sizeof(ern_hparams) - 8 - 32 - 64
+                            - 16 - sizeof(ern_section) * ERN_N_SECTIONS - 16];
+    uint8_t checksum[16]; /* XXH3-128 (canonical, big-endian form) of the bytes before it */
+} ern_header;
+
+_Static_assert(sizeof(ern_hparams) == 104, "hparams");
+_Static_assert(sizeof(ern_header) == ERN_HEADER_BYTES, "header");
+
+/* ---- Index --------------------------------------------------------------------------------- */
+
+/* What a record is. Layer numbers: 0 .. n_layers - 1, and n_layers + i for MTP block i. */
+typedef enum ern_kind {
+    ERN_EMBED = 0,          /* [vocab][h] */
+    ERN_HEAD = 1,           /* [vocab][h], absent when tied */
+    ERN_FINAL_NORM = 2,     /* [1][h] f32, as all norms */
+    ERN_ATTN_NORM = 3,      /* layer */
+    ERN_QKV = 4,            /* [(n_heads + 2 n_kv_heads) d][h], rows Q, then K, then V */
+    ERN_ATTN_OUT = 5,       /* [h][n_heads d] */
+    ERN_FFN_NORM = 6,
+    ERN_FFN_GATE_UP = 7,    /* dense layers: [gate_up_rows(I)][h] */
+    ERN_FFN_DOWN = 8,       /* [h][I] */
+    ERN_ROUTER = 9,         /* [E][h] f32 */
+    ERN_ROUTER_BIAS = 10,   /* [1][E] f32, optional */
+    ERN_SHARED_GATE_UP = 11,/* [gate_up_rows(Is)][h], only with shared experts */
+    ERN_SHARED_DOWN = 12,   /* [h][Is] */
+    ERN_EXPERT = 13,        /* one record: gate_up [gate_up_rows(Ie)][h], then down [h][Ie] at the
+                               next multiple of 64 */
+    ERN_MTP_EMB_NORM = 14,  /* [1][h] */
+    ERN_MTP_HIDDEN_NORM = 15,
+    ERN_MTP_PROJ = 16,      /* [h][2h], columns: embedding half, then hidden half */
+    ERN_N_KINDS = 17
+} ern_kind;
+
+#define ERN_NO_LAYER 0xffffu
+
+/* One record of the index, 64 bytes. Order: resident tensors in file order, then experts by layer,
+ * then expert. */
+typedef struct ern_record {
+    uint16_t kind;   /* ern_kind */
+    uint16_t layer;  /* ERN_NO_LAYER when none */
+    uint16_t expert; /* ERN_EXPERT only, else 0 */
+    uint8_t type;    /* ern_type; of gate_up in an expert */
+    uint8_t type2;   /* of down in an expert, else 0 */
+    uint32_t n_rows, n_cols;   /* of gate_up in an expert */
+    uint32_t n_rows2, n_cols2; /* of down in an expert, else 0 */
+    uint64_t offset;   /* in the file; multiple of 64, experts of expert_align */
+    uint64_t n_bytes;  /* stored; experts are followed by zeros up to expert_bytes */
+    uint64_t checksum; /* XXH3-64 of the n_bytes */
+    uint64_t reserved[2];
+} ern_record;
+
+_Static_assert(sizeof(ern_record) == 64, "record");
+
+/* "layers.3.experts.17", "embed", "mtp.0.qkv" into name [64]. */
+ERN_FN void ern_record_name(const ern_record *record, uint32_t n_layers, char name[64]);
+
+/* ---- Tokenizer section ----------------------------------------------------------------------
+ *
+ * ern_tokenizer_head, f32 score[n], u32 offset[n + 1] (into text), u8 type[n], zeros to a multiple
+ * of 4, text bytes, zeros to a multiple of 4, charsmap bytes. */
+enum { /* token types, SentencePiece's numbers, and ADDED for tokens added beside the model */
+    ERN_TOKEN_NORMAL = 1,
+    ERN_TOKEN_UNKNOWN = 2,
+    ERN_TOKEN_CONTROL = 3,
+    ERN_TOKEN_USER = 4,
+    ERN_TOKEN_UNUSED = 5,
+    ERN_TOKEN_BYTE = 6,
+    ERN_TOKEN_ADDED = 7 /* from added_tokens.json or tokenizer_config: special, found only in
+                           ERNIE_TOKENIZE_SPECIAL */
+};
+
+#define ERN_TOKENIZER_DUMMY_PREFIX 1u
+#define ERN_TOKENIZER_REMOVE_EXTRA_SPACES 2u
+#define ERN_TOKENIZER_ESCAPE_SPACES 4u
+#define ERN_TOKENIZER_BYTE_FALLBACK 8u
+#define ERN_TOKENIZER_SPACE_SUFFIX 16u /* treat_whitespace_as_suffix */
+#define ERN_TOKEN_TEXT_MAX 512u        /* bytes of one piece; longer ones are refused */
+
+typedef struct ern_tokenizer_head {
+    uint32_t n_tokens; /* <= vocab_size */
+    uint32_t flags;
+    int32_t unk_id;
+    uint32_t text_bytes;
+    uint32_t charsmap_bytes; /* sentencepiece's precompiled_charsmap; 0: identity */
+    uint32_t reserved[3];
+} ern_tokenizer_head;
+
+/* ---- Chat and generation sections ------------------------------------------------------------ */
+
+typedef struct ern_chat_head {
+    uint32_t format; /* ernie_chat_format */
+    int32_t begin_id;    /* <|begin_of_sentence|>, -1: none */
+    int32_t turn_end_id; /* what ends an assistant turn in history, -1: none */
+    uint32_t template_bytes; /* the checkpoint's own template follows, for the record */
+} ern_chat_head;
+
+#define ERN_STOP_IDS_MAX 8
+
+typedef struct ern_generation {
+    float temperature, top_p, repetition_penalty; /* 0: none given */
+    uint32_t top_k;
+    uint32_t do_sample; /* 0: the checkpoint asks for greedy */
+    uint32_t n_stop_ids;
+    int32_t stop_ids[ERN_STOP_IDS_MAX];
+    uint32_t reserved[2];
+} ern_generation;
+
+_Static_assert(sizeof(ern_generation) == 64, "generation");
+
+/* ---- The reader (format.c) ------------------------------------------------------------------- */
+
+/* A checked file: pointers into the mapping, nothing copied. */
+typedef struct ern_format {
+    const unsigned char *data;
+    uint64_t n_bytes;
+    const ern_header *header;
+    const ern_record *records; /* [header->n_records] */
+    const ern_tokenizer_head *tokenizer; /* the section's start; NULL when the file has none */
+    const ern_chat_head *chat;           /* NULL when the file has none */
+    const ern_generation *generation;    /* NULL when the file has none */
+} ern_format;
+
+/* Check everything about `data` (64-byte aligned) but the weights' own checksums: header, versions,
+ * architecture numbers, sections inside the file and not overlapping, index checksum, every record's
+ * kind, layer, shape (as the architecture numbers say), type, size, place; that each needed record
+ * is there exactly once; experts uniform and in order; section checksums.
+ * Returns ERNIE_OK, ERNIE_FORMAT, ERNIE_UNSUPPORTED (newer version, unknown type), ERNIE_CORRUPT. */
+ERN_FN ernie_status ern_format_read(ern_format *format, const unsigned char *data, uint64_t n_bytes,
+                                    ernie_error *error);
+
+/* Is layer i (0 .. n_layers - 1) a mixture of experts? */
+ERN_FN bool ern_layer_is_moe(const ern_hparams *hparams, uint32_t layer);
+
+/* Check record i's checksum. ERNIE_CORRUPT names the record and its offset. */
+ERN_FN ernie_status ern_format_verify_record(const ern_format *format, uint32_t i,
+                                             ernie_error *error);
+
+#endif
