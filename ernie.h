@@ -422,6 +422,7 @@ typedef struct ernie_memory {
     uint64_t scratch_bytes; /* activations and logits */
     uint64_t total_bytes;   /* all that ernie_session_create would allocate */
     uint64_t weight_bytes;  /* the model's file, mapped and shared by all sessions */
+    uint32_t n_threads;     /* that the session would run on, the caller's included */
 } ernie_memory;
 
 /* What a session with these options would use; nothing is spent. Returns ERNIE_OK or ERNIE_INVALID

@@ -14,6 +14,8 @@
  * a shared machine drifts. Printed: medians, and the median of the ratios of neighbouring runs.
  *
  *   cc -O2 -ffp-contract=off bench/layouts.c -lm -pthread -o layouts && ./layouts [rounds]
+ *
+ * With LAYOUTS_TILES set in the environment the time of every tile is printed too.
  */
 #define _GNU_SOURCE
 #include <immintrin.h>
@@ -36,9 +38,9 @@
 
 enum { TOKENS_MAX = 32, ROWS_MAX = 3072, K_MAX = 2560, ROUNDS_MAX = 99, CACHE_ROWS = 256 };
 #define STREAM_BYTES ((size_t)1 << 30)
-#ifndef AHEAD
-#define AHEAD 2048   /* bytes from a load of R codes to its prefetch */
-#endif
+/* Bytes from a load to its prefetch. Streaming rates were measured for 512 .. 8192 on each one-token
+ * tile: S is flat from 2048 on; R wants 8192 with one group and about 2048 with four streams. */
+enum { S_AHEAD = 4096, R_AHEAD = 8192, READ_AHEAD = 2048 };
 
 static const int8_t V4[16] = { -60, -46, -36, -29, -22, -15, -9, -3, 3, 9, 15, 22, 29, 37, 46, 60 };
 
@@ -104,7 +106,7 @@ FN512 BODY void s512(int nr, int nt, const uint8_t *m, int rows, int k, int r0, 
                 __m512i lo[4], hi[4];
                 UNROLL for (int i = 0; i < nr; i++) {
                     __m512i x = _mm512_loadu_si512(c + (size_t)i * cb + v * 64);
-                    _mm_prefetch((const char *)c + (size_t)(i + nr) * cb + v * 64, _MM_HINT_T0);
+                    _mm_prefetch((const char *)c + (size_t)i * cb + v * 64 + S_AHEAD, _MM_HINT_T0);
                     lo[i] = _mm512_permutexvar_epi8(x, lut);
                     hi[i] = _mm512_permutexvar_epi8(_mm512_srli_epi16(x, 4), lut);
                 }
@@ -151,7 +153,7 @@ FN512 BODY void r512(int nr, int nt, const uint8_t *m, int rows, int k, int r0, 
                 __m512i lo[4], hi[4];
                 UNROLL for (int i = 0; i < nr; i++) {
                     __m512i x = _mm512_loadu_si512(c + (size_t)i * rec + v * 64);
-                    _mm_prefetch((const char *)c + (size_t)i * rec + v * 64 + AHEAD, _MM_HINT_T0);
+                    _mm_prefetch((const char *)c + (size_t)i * rec + v * 64 + R_AHEAD / nr, _MM_HINT_T0);
                     lo[i] = _mm512_permutexvar_epi8(x, lut);
                     hi[i] = _mm512_permutexvar_epi8(_mm512_srli_epi16(x, 4), lut);
                 }
@@ -185,6 +187,9 @@ FN256 BODY __m256i pair256(__m256i lo, __m256i hi, __m256i x, __m256i z, __m256i
 {
     return _mm256_add_epi16(_mm256_add_epi16(_mm256_maddubs_epi16(lo, x), init), _mm256_maddubs_epi16(hi, z));
 }
+
+/* Keeps gcc from delaying the sums of v until it runs out of its 16 registers (27 spills in r256_1x4). */
+#define PIN256(x) __asm__ volatile("" : "+x"(x))
 
 FN256 BODY __m256i lut256(void)
 {
@@ -222,7 +227,7 @@ FN256 BODY void s256(int nr, int nt, const uint8_t *m, int rows, int k, int r0, 
                     __m256i w = _mm256_shuffle_epi8(_mm256_set1_epi32(q), spread), acc[8];
                     UNROLL for (int v = 0; v < 2; v++) {
                         __m256i x = load256(c + (size_t)i * cb + v * 64 + h * 32);
-                        if (!h) _mm_prefetch((const char *)c + (size_t)(i + nr) * cb + v * 64, _MM_HINT_T0);
+                        if (!h) _mm_prefetch((const char *)c + (size_t)i * cb + v * 64 + S_AHEAD, _MM_HINT_T0);
                         __m256i lo = _mm256_shuffle_epi8(lut, _mm256_and_si256(x, low));
                         __m256i hi = _mm256_shuffle_epi8(lut, _mm256_and_si256(_mm256_srli_epi16(x, 4), low));
                         UNROLL for (int t = 0; t < nt; t++) {
@@ -231,6 +236,7 @@ FN256 BODY void s256(int nr, int nt, const uint8_t *m, int rows, int k, int r0, 
                                                 load256(a + nt * 256 + t * 128 + v * 64 + h * 32));
                             e = _mm256_madd_epi16(e, w);
                             acc[t] = v ? _mm256_add_epi32(acc[t], e) : e;
+                            PIN256(acc[t]);
                         }
                     }
                     UNROLL for (int t = 0; t < nt; t++)
@@ -264,7 +270,7 @@ FN256 BODY void r256(int nr, int nt, const uint8_t *m, int rows, int k, int r0, 
                 w[i] = _mm256_or_si256(q, _mm256_slli_epi32(q, 16));
             }
             UNROLL for (int v = 0; v < 4; v++) {
-                _mm_prefetch((const char *)c + v * 64 + AHEAD, _MM_HINT_T0);
+                _mm_prefetch((const char *)c + v * 64 + R_AHEAD, _MM_HINT_T0);
                 UNROLL for (int i = 0; i < nr; i++) {
                     __m256i x = load256(c + v * 64 + i * 32);
                     __m256i lo = _mm256_shuffle_epi8(lut, _mm256_and_si256(x, low));
@@ -275,6 +281,7 @@ FN256 BODY void r256(int nr, int nt, const uint8_t *m, int rows, int k, int r0, 
                         __m256i e = pair256(lo, hi, _mm256_set1_epi32(p[0]), _mm256_set1_epi32(p[1]), _mm256_set1_epi32(init[0]));
                         e = _mm256_madd_epi16(e, w[i]);
                         acc[t * nr + i] = v ? _mm256_add_epi32(acc[t * nr + i], e) : e;
+                        PIN256(acc[t * nr + i]);
                     }
                 }
             }
@@ -475,10 +482,10 @@ FN256 void read_all(const uint8_t *p, size_t n)   /* the yardstick: loads and or
 {
     __m256i s[8] = { 0 };
     for (size_t i = 0; i + 256 <= n; i += 256) {
-        _mm_prefetch((const char *)p + i + AHEAD, _MM_HINT_T0);
-        _mm_prefetch((const char *)p + i + AHEAD + 64, _MM_HINT_T0);
-        _mm_prefetch((const char *)p + i + AHEAD + 128, _MM_HINT_T0);
-        _mm_prefetch((const char *)p + i + AHEAD + 192, _MM_HINT_T0);
+        _mm_prefetch((const char *)p + i + READ_AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)p + i + READ_AHEAD + 64, _MM_HINT_T0);
+        _mm_prefetch((const char *)p + i + READ_AHEAD + 128, _MM_HINT_T0);
+        _mm_prefetch((const char *)p + i + READ_AHEAD + 192, _MM_HINT_T0);
         UNROLL for (int j = 0; j < 8; j++) s[j] = _mm256_or_si256(s[j], load256(p + i + (size_t)j * 32));
     }
     UNROLL for (int j = 0; j < 8; j++) __asm__ volatile("" : : "x"(s[j]));

@@ -7,6 +7,7 @@
 #define ERN_H
 
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <stdalign.h>
 #include <stdarg.h>
@@ -22,7 +23,7 @@
 
 #ifdef ERNIE_UNITY
 #define ERN_FN static
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) && !defined(_WIN32)
 #define ERN_FN __attribute__((visibility("hidden")))
 #else
 #define ERN_FN
@@ -31,7 +32,11 @@
 #ifdef __GNUC__
 #define ERN_INLINE inline __attribute__((always_inline))
 #define ERN_NOINLINE __attribute__((noinline))
+#ifdef __MINGW_PRINTF_FORMAT
+#define ERN_PRINTF(fmt, args) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, args)))
+#else
 #define ERN_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#endif
 #define ERN_LIKELY(x) __builtin_expect(!!(x), 1)
 #define ERN_UNUSED __attribute__((unused))
 #else
@@ -61,6 +66,18 @@ ERN_FN ernie_status ern_error_set(ernie_error *error, ernie_status code, const c
  * library does not know is refused. `src` may be NULL. `what` names the struct in the message. */
 ERN_FN ernie_status ern_options_copy(void *dst, size_t known, const void *src, const char *what,
                                      ernie_error *error);
+
+/* ---- Cancellation -------------------------------------------------------------------------- */
+
+/* Has the caller asked to stop? NULL: never. */
+static ERN_INLINE bool ern_cancelled(const ernie_cancel *cancel)
+{
+#ifdef __GNUC__
+    return cancel && __atomic_load_n(&cancel->requested, __ATOMIC_ACQUIRE) != 0;
+#else
+    return cancel && cancel->requested != 0;
+#endif
+}
 
 /* ---- Log (error.c) ------------------------------------------------------------------------- */
 
@@ -149,9 +166,17 @@ static ERN_INLINE float ern_bf16_to_f32(uint16_t h)
     return f;
 }
 
+/* Round to nearest even; NaN stays NaN. */
+static ERN_INLINE uint16_t ern_f32_to_bf16(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 /* IEEE binary16, round to nearest even, subnormals and infinities included (mem.c). */
 ERN_FN float ern_f16_to_f32(uint16_t h);
 ERN_FN uint16_t ern_f32_to_f16(float f);
-ERN_FN uint16_t ern_f32_to_bf16(float f); /* round to nearest even, NaN stays NaN */
 
 #endif

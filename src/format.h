@@ -2,11 +2,11 @@
  *
  * Little endian throughout. These structs are read in place from the mapping: every field is
  * naturally aligned, there is no padding, and reserved fields are zero. Shared by the reader
- * (format.c, weights.c) and by the writer in tools/convert/. Knows no backend. */
+ * (format_read.c) and by the writer in tools/convert/. Knows no backend. */
 #ifndef ERN_FORMAT_H
 #define ERN_FORMAT_H
 
-#include "ern.h"
+#include "hash.h"
 
 #define ERN_MAGIC "ERNIE\r\n\x1a" /* 8 bytes: catches text-mode transfers */
 #define ERN_FORMAT_VERSION 1u
@@ -15,6 +15,7 @@
 
 /* Limits that the reader holds files to; far above every published model. */
 #define ERN_LAYERS_MAX 1024u
+#define ERN_MTP_MAX 16u
 #define ERN_DIM_MAX (1u << 20)
 #define ERN_VOCAB_MAX (1u << 22)
 #define ERN_EXPERTS_MAX 4096u
@@ -116,7 +117,8 @@ typedef struct ern_hparams {
     uint32_t context_max;
     uint32_t n_experts, moe_k, moe_intermediate_size; /* 0 in dense models */
     uint32_t n_shared_experts, shared_intermediate_size; /* width of the merged shared FFN */
-    uint32_t moe_layer_start, moe_layer_end, moe_layer_interval; /* end inclusive, already clamped */
+    uint32_t moe_layer_start, moe_layer_end, moe_layer_interval; /* end inclusive, already clamped;
+                                                                    0 in dense models */
     uint32_t n_mtp_layers;
     uint32_t tied; /* 1: HEAD is absent and EMBED serves */
     int32_t bos_id, eos_id, pad_id; /* -1: none */
@@ -175,8 +177,7 @@ typedef enum ern_kind {
 
 #define ERN_NO_LAYER 0xffffu
 
-/* One record of the index, 64 bytes. Order: resident tensors in file order, then experts by layer,
- * then expert. */
+/* One record of the index, 64 bytes. The order is the canonical one of ern_layout below. */
 typedef struct ern_record {
     uint16_t kind;   /* ern_kind */
     uint16_t layer;  /* ERN_NO_LAYER when none */
@@ -195,6 +196,51 @@ _Static_assert(sizeof(ern_record) == 64, "record");
 
 /* "layers.3.experts.17", "embed", "mtp.0.qkv" into name [64]. */
 ERN_FN void ern_record_name(const ern_record *record, uint32_t n_layers, char name[64]);
+
+/* The n_bytes that a record of this kind, these types and shapes must have. */
+ERN_FN uint64_t ern_record_bytes(const ern_record *record);
+
+/* Where the down matrix starts inside an ERN_EXPERT record. */
+ERN_FN uint64_t ern_expert_down_offset(const ern_record *record);
+
+/* Norms, router and router bias are f32 in every file. */
+ERN_FN bool ern_kind_is_f32(unsigned kind);
+
+/* Is layer i (0 .. n_layers - 1) a mixture of experts? */
+ERN_FN bool ern_layer_is_moe(const ern_hparams *hparams, uint32_t layer);
+ERN_FN uint32_t ern_n_moe_layers(const ern_hparams *hparams);
+
+/* The canonical order, which every file must have. The reader compares it with the index, the
+ * writer follows it:
+ *
+ *     EMBED
+ *     each layer:     ATTN_NORM QKV ATTN_OUT FFN_NORM, then
+ *                     dense: FFN_GATE_UP FFN_DOWN
+ *                     moe:   ROUTER [ROUTER_BIAS], SHARED_GATE_UP SHARED_DOWN when shared experts
+ *     FINAL_NORM, HEAD unless tied
+ *     each MTP block: MTP_EMB_NORM MTP_HIDDEN_NORM MTP_PROJ ATTN_NORM QKV ATTN_OUT FFN_NORM
+ *                     FFN_GATE_UP FFN_DOWN (layer = n_layers + i)
+ *     each moe layer: EXPERT 0 .. n_experts - 1
+ *
+ * All but the EXPERTs lie in the resident section, in this order. */
+typedef struct ern_layout {
+    const ern_hparams *hparams;
+    uint32_t part, layer, step;
+} ern_layout;
+
+ERN_FN void ern_layout_begin(ern_layout *layout, const ern_hparams *hparams);
+
+/* The next record: kind, layer, expert and all rows and columns are filled in, the rest is zero (so
+ * type is ERN_F32, right for the kinds that are always f32). *optional: the file may leave this one
+ * out (ROUTER_BIAS, layer by layer). False at the end. hparams must have passed
+ * ern_hparams_check. */
+ERN_FN bool ern_layout_next(ern_layout *layout, ern_record *expected, bool *optional);
+
+/* XXH3-128 over the records' checksums in index order: ern_header.weights_id. */
+ERN_FN void ern_weights_id(const ern_record *records, uint32_t n_records, uint8_t id[16]);
+
+/* Are these numbers a model, within the limits above? ERNIE_FORMAT names field and value. */
+ERN_FN ernie_status ern_hparams_check(const ern_hparams *hparams, ernie_error *error);
 
 /* ---- Tokenizer section ----------------------------------------------------------------------
  *
@@ -249,7 +295,7 @@ typedef struct ern_generation {
 
 _Static_assert(sizeof(ern_generation) == 64, "generation");
 
-/* ---- The reader (format.c) ------------------------------------------------------------------- */
+/* ---- The reader (format_read.c) -------------------------------------------------------------- */
 
 /* A checked file: pointers into the mapping, nothing copied. */
 typedef struct ern_format {
@@ -263,18 +309,24 @@ typedef struct ern_format {
 } ern_format;
 
 /* Check everything about `data` (64-byte aligned) but the weights' own checksums: header, versions,
- * architecture numbers, sections inside the file and not overlapping, index checksum, every record's
- * kind, layer, shape (as the architecture numbers say), type, size, place; that each needed record
- * is there exactly once; experts uniform and in order; section checksums.
- * Returns ERNIE_OK, ERNIE_FORMAT, ERNIE_UNSUPPORTED (newer version, unknown type), ERNIE_CORRUPT. */
+ * architecture numbers, sections inside the file and not overlapping, their checksums, every
+ * record's kind, layer, shape (as ern_layout says), type, size, place; that each needed record is
+ * there exactly once. Allocates nothing; touches the header, the index and the small sections only.
+ * Returns ERNIE_OK, ERNIE_FORMAT, ERNIE_UNSUPPORTED (newer version, unknown type or architecture),
+ * ERNIE_CORRUPT (a checksum). After failure *format is zero. */
 ERN_FN ernie_status ern_format_read(ern_format *format, const unsigned char *data, uint64_t n_bytes,
                                     ernie_error *error);
 
-/* Is layer i (0 .. n_layers - 1) a mixture of experts? */
-ERN_FN bool ern_layer_is_moe(const ern_hparams *hparams, uint32_t layer);
-
-/* Check record i's checksum. ERNIE_CORRUPT names the record and its offset. */
+/* Check record i's checksum. ERNIE_CORRUPT names the record and its offset; ERNIE_CANCELLED when
+ * *cancel (may be NULL) was set. */
 ERN_FN ernie_status ern_format_verify_record(const ern_format *format, uint32_t i,
-                                             ernie_error *error);
+                                             const ernie_cancel *cancel, ernie_error *error);
+
+/* Check that every byte which no checksum covers is zero: gaps between sections and records, the
+ * padding of experts. With ern_format_read and ern_format_verify_record on every record this covers
+ * each byte of the file. Files of a newer version may hold things there: they pass. Statuses as
+ * above. */
+ERN_FN ernie_status ern_format_verify_gaps(const ern_format *format, const ernie_cancel *cancel,
+                                           ernie_error *error);
 
 #endif

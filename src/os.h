@@ -1,5 +1,5 @@
-/* What the operating system gives: files, mappings, time, processors, threads. One interface,
- * Linux, macOS and Windows behind it (os.c). Knows nothing of models. */
+/* What the operating system gives: files and mappings (os_file.c), time, processors and threads
+ * (os.c). One interface, Linux, macOS and Windows behind it. Knows nothing of models. */
 #ifndef ERN_OS_H
 #define ERN_OS_H
 
@@ -15,9 +15,10 @@ typedef struct ern_file_view {
     const ernie_allocator *allocator; /* owner of `data` when read, not mapped */
 } ern_file_view;
 
-/* Map the file at path; with `read_in`, read it into memory of `allocator` instead, telling progress
- * (may be NULL) and stopping when *cancel (may be NULL) is set. ERNIE_IO names the path and the
- * system's reason. An empty file gives n_bytes 0 and data not NULL. */
+/* Map the file at path; with `read_in`, read it into memory of `allocator` instead, telling
+ * progress (may be NULL) and stopping when *cancel (may be NULL) is set. ERNIE_IO names the path
+ * and the system's reason; folders, pipes and devices are refused. An empty file gives n_bytes 0
+ * and data not NULL. After failure *view is zero. */
 ERN_FN ernie_status ern_file_view_open(ern_file_view *view, const char *path, bool read_in,
                                        const ernie_allocator *allocator, ernie_progress_fn progress,
                                        void *progress_user, const ernie_cancel *cancel,
@@ -25,7 +26,8 @@ ERN_FN ernie_status ern_file_view_open(ern_file_view *view, const char *path, bo
 ERN_FN void ern_file_view_close(ern_file_view *view); /* zeroed or closed views are fine */
 
 /* A file written beside its final name and renamed at commit: readers see the old file or the whole
- * new one. Buffered; errors stick and are reported by commit. */
+ * new one. Buffered; errors stick and are reported by commit. An existing target that is no regular
+ * file is refused. Commit flushes to the disk before it renames. */
 typedef struct ern_file_out ern_file_out;
 ERN_FN ernie_status ern_file_out_open(ern_file_out **out, const char *path,
                                       const ernie_allocator *allocator, ernie_error *error);
@@ -34,7 +36,7 @@ ERN_FN ernie_status ern_file_out_write(ern_file_out *file, const void *data, siz
 ERN_FN ernie_status ern_file_out_commit(ern_file_out *file, ernie_error *error); /* frees it */
 ERN_FN void ern_file_out_abandon(ern_file_out *file); /* removes the temporary; NULL is fine */
 
-/* Sequential reading with exact counts. */
+/* Sequential reading with exact counts. ERNIE_FORMAT when the file ends too early. */
 typedef struct ern_file_in ern_file_in;
 ERN_FN ernie_status ern_file_in_open(ern_file_in **in, const char *path,
                                      const ernie_allocator *allocator, uint64_t *n_bytes,
@@ -51,19 +53,26 @@ ERN_FN uint64_t ern_entropy(void); /* for seeds, not for secrets */
  * into account; at least 1. */
 ERN_FN unsigned ern_cpu_count(void);
 
+/* The same with SMT siblings counted one by one: more busy threads wait for each other. */
+ERN_FN unsigned ern_cpu_threads(void);
+
 /* ---- Threads ------------------------------------------------------------------------------- */
 
 typedef struct ern_thread {
     void *handle[2]; /* room for a pthread_t or a HANDLE */
+    void (*fn)(void *arg);
+    void *arg;
 } ern_thread;
 
+/* *thread stays where it is until joined. Signals are left to the application's own threads. */
 ERN_FN bool ern_thread_start(ern_thread *thread, void (*fn)(void *arg), void *arg);
 ERN_FN void ern_thread_join(ern_thread *thread);
 
 /* Sleep while *word == expected, until woken (spurious returns happen); wake all sleepers on word.
- * futex, WaitOnAddress, or a mutex and condition variable. */
+ * A futex, or a mutex and condition variable. */
 ERN_FN void ern_wait(atomic_uint *word, unsigned expected);
 ERN_FN void ern_wake_all(atomic_uint *word);
-ERN_FN void ern_cpu_relax(void); /* one pause in a spin loop */
+ERN_FN void ern_cpu_relax(void);    /* one pause in a spin loop */
+ERN_FN void ern_thread_yield(void); /* let another thread run on this processor */
 
 #endif

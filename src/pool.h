@@ -18,7 +18,8 @@ typedef struct ern_worker {
 
 typedef void (*ern_pool_fn)(ern_worker *worker, void *arg);
 
-/* n_threads >= 1. With 1 no thread is made. ERNIE_NO_MEMORY names the thread that could not start. */
+/* n_threads 1 .. 1024; with 1 no thread is made. ERNIE_INVALID names both numbers, ERNIE_NO_MEMORY
+ * the thread that could not start. (OpenMP's runtime ends the process itself when it cannot.) */
 ERN_FN ernie_status ern_pool_open(ern_pool **out, const ernie_allocator *allocator,
                                   unsigned n_threads, ernie_error *error);
 ERN_FN void ern_pool_close(ern_pool *pool); /* joins; NULL is fine */

@@ -1,0 +1,76 @@
+/* What a backend offers to the model: a few coarse operations on one residual stream.
+ *
+ * A forward step is begin, embed, one attention and one ffn or moe a layer, head, submit. The
+ * operations before submit only record and cannot fail; submit runs them and can. Every operation
+ * reads and adds to the residual stream x [n_tokens][h] that the state owns. */
+#ifndef ERN_BACKEND_H
+#define ERN_BACKEND_H
+
+#include "../src/model.h"
+
+/* Per model: device, kernels, weights where the device wants them. Immutable after open. */
+typedef struct ern_backend ern_backend;
+/* Per session: keys and values, scratch, workers. */
+typedef struct ern_backend_state ern_backend_state;
+
+typedef struct ern_backend_options {
+    const char *cpu; /* instruction set, NULL for the best */
+    const ernie_allocator *allocator;
+    const ern_log *log;
+} ern_backend_options;
+
+typedef struct ern_state_options {
+    uint32_t n_ctx, n_batch, n_threads;
+    bool kv_f32;
+    const ernie_allocator *allocator;
+    const atomic_int *cancel; /* non-zero stops submit within 50 ms */
+    ernie_route_fn route;     /* NULL: none */
+    void *route_user;
+} ern_state_options;
+
+/* One forward step. */
+typedef struct ern_batch {
+    const int32_t *tokens; /* [n_tokens], checked */
+    uint32_t n_tokens;     /* 1 .. n_batch */
+    uint32_t position;     /* of the first token; keys and values before it are in the cache */
+    float *logits;         /* [n_logits][vocab_size] of the last n_logits tokens, or NULL */
+    uint32_t n_logits;     /* 0 .. n_tokens */
+} ern_batch;
+
+typedef struct ern_backend_ops {
+    const char *name;
+
+    ernie_status (*open)(ern_backend **out, const ern_weights *weights,
+                         const ern_backend_options *options, ernie_error *error);
+    void (*close)(ern_backend *backend); /* NULL is fine */
+    const char *(*describe)(const ern_backend *backend); /* "avx512" */
+
+    /* Bytes that state_open would allocate; ERNIE_NO_MEMORY when they overflow. */
+    ernie_status (*state_plan)(const ern_backend *backend, const ern_state_options *options,
+                               uint64_t *kv_bytes, uint64_t *scratch_bytes, ernie_error *error);
+    ernie_status (*state_open)(ern_backend_state **out, const ern_backend *backend,
+                               const ern_state_options *options, ernie_error *error);
+    void (*state_close)(ern_backend_state *state); /* NULL is fine */
+
+    void (*begin)(ern_backend_state *state, const ern_batch *batch);
+    void (*embed)(ern_backend_state *state, const ern_matrix *embed);
+    /* x += Wo attention(rope(Wqkv rmsnorm(x))); appends keys and values (spec/model.md 2) */
+    void (*attention)(ern_backend_state *state, uint32_t i_layer, const ern_layer *layer);
+    /* x += Wdown(silu(Wgate m) * (Wup m)), m = rmsnorm(x) */
+    void (*ffn)(ern_backend_state *state, uint32_t i_layer, const ern_layer *layer);
+    /* x += sum over the k chosen experts of w_e FFN_e(m), + FFN_shared(m) (spec/model.md 3.1) */
+    void (*moe)(ern_backend_state *state, uint32_t i_layer, const ern_layer *layer);
+    /* logits = Whead rmsnorm(x) */
+    void (*head)(ern_backend_state *state, const float *norm, const ern_matrix *head);
+    /* Run what was recorded. ERNIE_OK or ERNIE_CANCELLED. */
+    ernie_status (*submit)(ern_backend_state *state, ernie_error *error);
+
+    /* Keys and values of one layer, positions 0 .. n - 1, as numbers of the cache's type:
+     * [2][n_kv_heads][n][head_dim], keys first. */
+    void (*kv_read)(const ern_backend_state *state, uint32_t i_layer, uint32_t n, void *out);
+    void (*kv_write)(ern_backend_state *state, uint32_t i_layer, uint32_t n, const void *in);
+} ern_backend_ops;
+
+ERN_FN const ern_backend_ops *ern_backend_find(const char *name); /* NULL or "auto": cpu */
+
+#endif

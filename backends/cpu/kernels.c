@@ -1,0 +1,293 @@
+/* The kernel tables: one for each instruction set that this build can make, and the choice among
+ * them (kernels.h).
+ *
+ * No file needs a compiler flag. Each set is made by including the same templates between a pair of
+ * target pragmas:
+ *
+ *     kernels_lane_SET.h   sixteen float lanes in that set's registers
+ *     kernels_lanes.h      plain vectors, in lanes         kernels_mm_plain.h  f32, f16, bf16 products
+ *     kernels_attn.h       attention, in lanes             kernels_mm_SET.h    w8 and w4 products
+ *
+ * KN(name) gives a template's functions their set's name. Every lane operation means the same in
+ * every set to the last bit, and every product that is added is an explicit fused multiply-add, so
+ * sets agree whatever the compiler's contraction rules are. */
+#include <math.h>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define KERNELS_X86 1
+#include <immintrin.h>
+#elif defined(__aarch64__) && defined(__GNUC__)                                            \
+    && (!defined(__clang__) || defined(__ARM_FEATURE_DOTPROD) || __clang_major__ >= 16)
+#define KERNELS_NEON 1
+#include <arm_neon.h>
+#endif
+
+#include "feat.h"
+#include "kernels.h"
+
+/* VEX-encoded vpdpbusd came to compilers later than the other sets. */
+#if defined(KERNELS_X86)                                                                     \
+    && (defined(__clang__)    ? __clang_major__ >= 12                                        \
+        : defined(__GNUC__) ? __GNUC__ >= 11                                                 \
+                            : _MSC_VER >= 1930)
+#define KERNELS_AVXVNNI 1
+#endif
+
+#define KERNELS_PRAGMA(x) _Pragma(#x)
+#if defined(__clang__)
+#define KERNELS_TARGET_BEGIN(set) \
+    KERNELS_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define KERNELS_TARGET_END _Pragma("clang attribute pop")
+#elif defined(__GNUC__)
+#define KERNELS_TARGET_BEGIN(set) _Pragma("GCC push_options") KERNELS_PRAGMA(GCC target(set))
+#define KERNELS_TARGET_END _Pragma("GCC pop_options")
+#else
+#define KERNELS_TARGET_BEGIN(set)
+#define KERNELS_TARGET_END
+#endif
+
+/* Loops over a tile must vanish, or its sums would live in memory. Each compiler has its own word
+ * for it; clang obeys gcc's only in part (8 of 64 vpdpbusd, sums in memory, a quarter of the speed).
+ * Sanitizers instrument every access, and unrolled code takes them minutes to compile. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define KERNELS_UNROLL
+#elif defined(__clang__)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) \
+    || __has_feature(memory_sanitizer) || __has_feature(undefined_behavior_sanitizer)
+#define KERNELS_UNROLL
+#else
+#define KERNELS_UNROLL _Pragma("clang loop unroll(full)")
+#endif
+#elif defined(__GNUC__)
+#define KERNELS_UNROLL _Pragma("GCC unroll 64")
+#else
+#define KERNELS_UNROLL
+#endif
+
+#define KERNELS_UP_TO_2 KERNELS_CASE(1) KERNELS_CASE(2)
+#define KERNELS_UP_TO_3 KERNELS_UP_TO_2 KERNELS_CASE(3)
+#define KERNELS_UP_TO_4 KERNELS_UP_TO_3 KERNELS_CASE(4)
+#define KERNELS_UP_TO_6 KERNELS_UP_TO_4 KERNELS_CASE(5) KERNELS_CASE(6)
+
+/* Bytes from a load of codes to its prefetch. Streaming from memory on a Zen 5 server core, 4096
+ * reads up to 10 % faster than 1024 or 2048, and hardware prefetch alone is slower still. */
+#define KERNELS_AHEAD 4096
+
+/* One record of 16 rows (format.h). */
+typedef struct kernels_group {
+    const float *row_scale;     /* [16] */
+    const unsigned char *scale; /* [n_blocks][16] */
+    const unsigned char *code;
+    size_t n_blocks;
+    size_t n_bytes; /* to the next group */
+} kernels_group;
+
+static ERN_INLINE kernels_group kernels_group_at(const ern_matrix *w, uint32_t group)
+{
+    const size_t n_bytes = (size_t)ern_group_bytes(w->type, w->n_cols);
+    const unsigned char *p = w->data + group * n_bytes;
+    const uint32_t n_blocks = ern_n_blocks(w->n_cols);
+    kernels_group g;
+    g.row_scale = (const float *)(const void *)p;
+    g.scale = p + 16 * sizeof(float);
+    g.code = g.scale + ern_group_scale_bytes(n_blocks);
+    g.n_blocks = n_blocks;
+    g.n_bytes = n_bytes;
+    return g;
+}
+
+/* How many of n to take next so that all shares are about equal and none exceeds max. */
+static ERN_INLINE size_t kernels_share(size_t n, size_t max)
+{
+    const size_t n_shares = (n + max - 1) / max;
+    return (n + n_shares - 1) / n_shares;
+}
+
+/* Results of rows at and beyond n_rows become 0: only the matrix' last group has such rows. */
+static void kernels_clear_padding(const ern_matrix *w, uint32_t group_begin, uint32_t group_end,
+                                  size_t n_tokens, float *y, size_t y_stride)
+{
+    const uint32_t n_rows = 16 * (group_end - group_begin);
+    const uint32_t n_real = w->n_rows - 16 * group_begin;
+    for (size_t t = 0; t < n_tokens; t++)
+        for (uint32_t r = n_real; r < n_rows; r++) y[t * y_stride + r] = 0.0f;
+}
+
+/* ---- base: portable C, complete, the oracle of the others ------------------------------------ */
+
+#define V16 KN(v16)
+
+#define KN(name) kernels_##name##_base
+#define KERNELS_NAME "base"
+#define KERNELS_ATTN_Q 1
+#define KERNELS_ATTN_P 4
+#define KERNELS_ATTN_D 1
+#define KERNELS_ATTN_CASES KERNELS_CASE(1)
+#define KERNELS_PLAIN_R(nt) 4
+#define KERNELS_PLAIN_T 1
+#define KERNELS_PLAIN_CASES KERNELS_CASE(1)
+#include "kernels_lane_base.h"
+#include "kernels_lanes.h"
+#include "kernels_attn.h"
+#include "kernels_mm_plain.h"
+#include "kernels_mm_base.h"
+#include "kernels_table.h"
+#include "kernels_undef.h"
+
+#ifdef KERNELS_X86
+
+/* ---- avx2 -------------------------------------------------------------------------------------- */
+
+KERNELS_TARGET_BEGIN("avx2,fma,f16c")
+#define KN(name) kernels_##name##_avx2
+#define KERNELS_NAME "avx2"
+#define KERNELS_ATTN_Q 3
+#define KERNELS_ATTN_P 2
+#define KERNELS_ATTN_D 2
+#define KERNELS_ATTN_CASES KERNELS_UP_TO_3
+#define KERNELS_PLAIN_R(nt) ((nt) == 1 ? 4 : 2)
+#define KERNELS_PLAIN_T 3
+#define KERNELS_PLAIN_CASES KERNELS_UP_TO_3
+#define KERNELS_TOKENS 4
+#define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
+#include "kernels_lane_avx2.h"
+#include "kernels_lanes.h"
+#include "kernels_attn.h"
+#include "kernels_mm_plain.h"
+#include "kernels_mm_avx2.h"
+#include "kernels_mm_tiles.h"
+#include "kernels_table.h"
+#include "kernels_undef.h"
+KERNELS_TARGET_END
+
+/* ---- avxvnni: avx2 with its w8 and w4 products by vpdpbusd --------------------------------------- */
+
+#ifdef KERNELS_AVXVNNI
+KERNELS_TARGET_BEGIN("avx2,fma,f16c,avxvnni")
+#define KN(name) kernels_##name##_avxvnni
+#define KERNELS_LANES(name) kernels_##name##_avx2
+#define KERNELS_NAME "avxvnni"
+#define KERNELS_VNNI 1
+#define KERNELS_TOKENS 4
+#define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
+#include "kernels_mm_avx2.h"
+#include "kernels_mm_tiles.h"
+#include "kernels_table.h"
+#include "kernels_undef.h"
+KERNELS_TARGET_END
+#endif
+
+/* ---- avx512 ------------------------------------------------------------------------------------ */
+
+KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
+#define KN(name) kernels_##name##_avx512
+#define KERNELS_NAME "avx512"
+#define KERNELS_ATTN_Q 6
+#define KERNELS_ATTN_P 4
+#define KERNELS_ATTN_D 4
+#define KERNELS_ATTN_CASES KERNELS_UP_TO_6
+#define KERNELS_PLAIN_R(nt) 4
+#define KERNELS_PLAIN_T 6
+#define KERNELS_PLAIN_CASES KERNELS_UP_TO_6
+#define KERNELS_TOKENS 4
+#define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
+#define KERNELS_PAIR_TOKENS 4
+#define KERNELS_PAIR_CASES KERNELS_UP_TO_4
+#include "kernels_lane_avx512.h"
+#include "kernels_lanes.h"
+#include "kernels_attn.h"
+#include "kernels_mm_plain.h"
+#include "kernels_mm_avx512.h"
+#include "kernels_mm_tiles.h"
+#include "kernels_table.h"
+#include "kernels_undef.h"
+KERNELS_TARGET_END
+
+#endif
+
+#ifdef KERNELS_NEON
+
+/* ---- neon -------------------------------------------------------------------------------------- */
+
+#ifdef __clang__
+KERNELS_TARGET_BEGIN("dotprod")
+#else
+KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod")
+#endif
+#define KN(name) kernels_##name##_neon
+#define KERNELS_NAME "neon"
+#define KERNELS_ATTN_Q 2
+#define KERNELS_ATTN_P 2
+#define KERNELS_ATTN_D 2
+#define KERNELS_ATTN_CASES KERNELS_UP_TO_2
+#define KERNELS_PLAIN_R(nt) ((nt) == 1 ? 4 : 2)
+#define KERNELS_PLAIN_T 2
+#define KERNELS_PLAIN_CASES KERNELS_UP_TO_2
+#define KERNELS_TOKENS 4
+#define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
+#include "kernels_lane_neon.h"
+#include "kernels_lanes.h"
+#include "kernels_attn.h"
+#include "kernels_mm_plain.h"
+#include "kernels_mm_neon.h"
+#include "kernels_mm_tiles.h"
+#include "kernels_table.h"
+#include "kernels_undef.h"
+KERNELS_TARGET_END
+
+#endif
+
+/* ---- The choice -------------------------------------------------------------------------------- */
+
+typedef struct kernels_set {
+    const ern_kernels *table;
+    unsigned needs; /* feature bits */
+} kernels_set;
+
+/* Worst first. */
+static const kernels_set kernels_sets[] = {
+    { &kernels_table_base, 0 },
+#ifdef KERNELS_X86
+    { &kernels_table_avx2, ERN_CPU_AVX2 },
+#ifdef KERNELS_AVXVNNI
+    { &kernels_table_avxvnni, ERN_CPU_AVX2 | ERN_CPU_AVXVNNI },
+#endif
+    { &kernels_table_avx512, ERN_CPU_AVX2 | ERN_CPU_AVX512 },
+#endif
+#ifdef KERNELS_NEON
+    { &kernels_table_neon, ERN_CPU_DOTPROD },
+#endif
+};
+
+ERN_FN const ern_kernels *ern_kernels_at(size_t index)
+{
+    const unsigned features = ern_cpu_features();
+    for (size_t i = 0; i < ERN_COUNT(kernels_sets); i++) {
+        const kernels_set *set = &kernels_sets[i];
+        if ((set->needs & features) == set->needs && index-- == 0) return set->table;
+    }
+    return NULL;
+}
+
+ERN_FN const ern_kernels *ern_kernels_find(const char *name)
+{
+    const bool best = !name || strcmp(name, "auto") == 0;
+    const ern_kernels *found = NULL, *kernels;
+    for (size_t i = 0; (kernels = ern_kernels_at(i)) != NULL; i++)
+        if (best || strcmp(name, kernels->name) == 0) found = kernels;
+    return found;
+}
+
+#undef V16
+#undef KERNELS_X86
+#undef KERNELS_NEON
+#undef KERNELS_AVXVNNI
+#undef KERNELS_PRAGMA
+#undef KERNELS_TARGET_BEGIN
+#undef KERNELS_TARGET_END
+#undef KERNELS_UNROLL
+#undef KERNELS_UP_TO_2
+#undef KERNELS_UP_TO_3
+#undef KERNELS_UP_TO_4
+#undef KERNELS_UP_TO_6
+#undef KERNELS_AHEAD

@@ -1,0 +1,373 @@
+/* The conversion from end to end: what the checkpoint is, which record takes its values from where,
+ * and the rows themselves. Everything that can be refused is refused before a byte is written, except
+ * weights that are not numbers. */
+#include "convert.h"
+#include "config.h"
+#include "encode.h"
+#include "generation.h"
+#include "names.h"
+#include "pipe.h"
+#include "tokenizer_files.h"
+#include "../../src/os.h"
+
+#define CONVERT_READ_BYTES ((size_t)256 << 10) /* one read of consecutive rows, at least one row */
+#define CONVERT_MEMORY_MAX ((uint64_t)1 << 30)
+#define CONVERT_THREADS_MAX 1024u
+
+/* What one worker reads into and encodes from. */
+typedef struct convert_worker {
+    unsigned char *raw; /* [raw_bytes]: rows as the shard has them */
+    conv_scratch scratch;
+} convert_worker;
+
+typedef struct convert_state {
+    ern_convert_options options;
+    const conv_encoder *encoder;
+    conv_config config;
+    conv_tensors tensors;
+    conv_plan plan;
+    conv_source (*sources)[2]; /* [n_sources], beside plan.records */
+    size_t n_sources;
+    conv_text_files text;
+    conv_bytes generation;
+    unsigned n_threads;
+    convert_worker *workers; /* [n_threads] */
+    unsigned char *memory;   /* [n_threads][worker_bytes] */
+    size_t worker_bytes, raw_bytes;
+    uint32_t n_cols_max;
+} convert_state;
+
+/* ---- Rows ---------------------------------------------------------------------------------- */
+
+static size_t convert_row_bytes(const conv_source *source, const conv_slice *slice)
+{
+    return (size_t)source->n_cols * (slice->tensor->dtype == CONV_F32 ? 4u : 2u);
+}
+
+/* How many rows from `row` on lie one after the other in one tensor and fit one read. */
+static uint32_t convert_run(const convert_state *state, const conv_source *source, uint32_t row,
+                            uint32_t n_rows)
+{
+    uint32_t first, next, n = 1;
+    const conv_slice *slice = conv_source_row(source, row, &first);
+    if (!slice) return 1;
+    if (slice->transposed) return 1;
+    const size_t fit = state->raw_bytes / convert_row_bytes(source, slice);
+    while (n < n_rows && n < fit && conv_source_row(source, row + n, &next) == slice) n++;
+    return n;
+}
+
+/* One row of a tensor stored as [n_cols][n_rows]: a value of each of its rows. Only routers. */
+static ernie_status convert_read_column(const convert_state *state, convert_worker *worker,
+                                        const conv_source *source, const conv_slice *slice,
+                                        uint32_t row, ernie_error *error)
+{
+    const size_t value_bytes = slice->tensor->dtype == CONV_F32 ? 4 : 2;
+    const size_t line_bytes = slice->n_rows * value_bytes;
+    const conv_shard *shard = &state->tensors.shards[slice->tensor->shard];
+    const size_t n_lines = ern_max_size(state->raw_bytes / line_bytes, 1);
+    for (size_t line = 0; line < source->n_cols; line += n_lines) {
+        const size_t n = ern_min_size(n_lines, source->n_cols - line);
+        const ernie_status status = conv_file_read(&shard->file, shard->name,
+                                                   slice->offset + line * line_bytes, worker->raw,
+                                                   n * line_bytes, error);
+        if (status != ERNIE_OK) return status;
+        for (size_t i = 0; i < n; i++)
+            conv_decode(state->encoder, slice->tensor->dtype,
+                        worker->raw + i * line_bytes + row * value_bytes,
+                        worker->scratch.row + line + i, 1);
+    }
+    return ERNIE_OK;
+}
+
+/* Name the first weight of a row that is no number or does not fit. */
+static ernie_status convert_bad_weight(const conv_slice *slice, uint32_t slice_row, unsigned type,
+                                       const float *row, uint32_t n_cols, uint32_t limit,
+                                       ernie_error *error)
+{
+    uint32_t column = 0;
+    const uint64_t tensor_row = (uint64_t)slice->first_row + slice_row;
+    while (column + 1 < n_cols && conv_peak_bits(conv_encoder_at(0), row + column, 1) < limit) column++;
+    const double value = (double)row[column];
+    if (isfinite(value))
+        return ern_error_set(error, ERNIE_UNSUPPORTED,
+                             "tensor \"%.96s\": weight [%llu, %u] is %g, which does not fit type %s",
+                             slice->tensor->name, (unsigned long long)tensor_row, (unsigned)column,
+                             value, ern_type_name(type));
+    return ern_error_set(error, ERNIE_FORMAT, "tensor \"%.128s\": weight [%llu, %u] is %s",
+                         slice->tensor->name, (unsigned long long)tensor_row, (unsigned)column,
+                         isnan(value) ? "not a number" : "infinite");
+}
+
+/* Encode the values in the worker's scratch as row `row` of the unit. */
+static ernie_status convert_encode(const convert_state *state, convert_worker *worker,
+                                   const conv_unit *unit, const conv_slice *slice, uint32_t slice_row,
+                                   uint32_t row, unsigned char *dst, ernie_error *error)
+{
+    float *values = worker->scratch.row;
+    const uint32_t n_cols = unit->n_cols, limit = conv_type_limit(unit->type);
+    const uint32_t peak = conv_peak_bits(state->encoder, values, n_cols);
+    if (peak >= limit) return convert_bad_weight(slice, slice_row, unit->type, values, n_cols, limit, error);
+    for (uint32_t i = n_cols; i % ERN_BLOCK_COLS != 0; i++) values[i] = 0;
+    conv_encode_row(state->encoder, unit->type, &worker->scratch, n_cols, peak, row, dst);
+    return ERNIE_OK;
+}
+
+/* Read and encode rows first_row + row .. + n of a unit, which one run covers. */
+static ernie_status convert_rows(const convert_state *state, convert_worker *worker,
+                                 const conv_source *source, const conv_unit *unit, uint32_t row,
+                                 uint32_t n, unsigned char *dst, ernie_error *error)
+{
+    uint32_t slice_row;
+    ernie_status status = ERNIE_OK;
+    const conv_slice *slice = conv_source_row(source, unit->first_row + row, &slice_row);
+    if (!slice) return ERNIE_OK; /* padding: dst is zero */
+    const size_t row_bytes = convert_row_bytes(source, slice);
+    const conv_shard *shard = &state->tensors.shards[slice->tensor->shard];
+    if (!slice->transposed)
+        status = conv_file_read(&shard->file, shard->name, slice->offset + slice_row * (uint64_t)row_bytes,
+                                worker->raw, n * row_bytes, error);
+    for (uint32_t i = 0; i < n && status == ERNIE_OK; i++) {
+        if (slice->transposed)
+            status = convert_read_column(state, worker, source, slice, slice_row, error);
+        else
+            conv_decode(state->encoder, slice->tensor->dtype, worker->raw + i * row_bytes,
+                        worker->scratch.row, source->n_cols);
+        if (status == ERNIE_OK)
+            status = convert_encode(state, worker, unit, slice, slice_row + i, row + i, dst, error);
+    }
+    return status;
+}
+
+static ernie_status convert_make(void *user, unsigned worker, uint32_t i, const conv_unit *unit,
+                                 unsigned char *dst, uint64_t *n_done, ernie_error *error)
+{
+    convert_state *state = user;
+    const conv_source *source = &state->sources[i][unit->matrix];
+    for (uint32_t row = 0; row < unit->n_rows;) {
+        uint32_t slice_row;
+        const uint32_t n = convert_run(state, source, unit->first_row + row, unit->n_rows - row);
+        const conv_slice *slice = conv_source_row(source, unit->first_row + row, &slice_row);
+        const ernie_status status = convert_rows(state, &state->workers[worker], source, unit, row, n,
+                                                 dst, error);
+        if (status != ERNIE_OK) return status;
+        if (slice) *n_done += n * (uint64_t)convert_row_bytes(source, slice);
+        row += n;
+    }
+    return ERNIE_OK;
+}
+
+/* ---- What the checkpoint is -------------------------------------------------------------------- */
+
+static ernie_status convert_refuse_vision(const convert_state *state, const char *dir,
+                                          ernie_error *error)
+{
+    const conv_tensor *tensor = conv_names_find_vision(&state->tensors);
+    ERN_FAIL_IF(tensor, error, ERNIE_UNSUPPORTED,
+                "%s: is a vision-language checkpoint (tensor \"%.96s\"), only text models are supported",
+                dir, tensor->name);
+    ERN_FAIL_IF(state->config.vision[0], error, ERNIE_UNSUPPORTED,
+                "%s: is a vision-language checkpoint (%s in config.json), only text models are supported",
+                dir, state->config.vision);
+    return ERNIE_OK;
+}
+
+/* Settle what config.json leaves to the tensors: whether the head is tied, and how many MTP blocks
+ * there are (some repositories announce one and leave it out, others have one unannounced). */
+static void convert_settle(convert_state *state)
+{
+    ern_hparams *hparams = &state->config.hparams;
+    const ern_log *log = &state->options.log;
+    const bool has_head = conv_names_has_head(&state->tensors);
+    hparams->tied = state->config.tie == CONV_TIE_YES || !has_head;
+    if (state->config.tie == CONV_TIE_NO && !has_head)
+        ern_log_write(log, ERNIE_LOG_WARN,
+                      "tie_word_embeddings is false, but there is no lm_head.weight: the embedding serves");
+    const uint32_t n_mtp = conv_names_count_mtp(&state->tensors);
+    if (n_mtp != hparams->n_mtp_layers)
+        ern_log_write(log, ERNIE_LOG_INFO, "num_nextn_predict_layers is %u, the tensors hold %u MTP blocks",
+                      (unsigned)hparams->n_mtp_layers, (unsigned)n_mtp);
+    hparams->n_mtp_layers = n_mtp;
+}
+
+static ernie_status convert_open(convert_state *state, const char *dir, ernie_error *error)
+{
+    const ernie_allocator *allocator = state->options.allocator;
+    ernie_status status = conv_config_load(&state->config, dir, allocator, error);
+    if (status != ERNIE_OK) return status;
+    status = conv_tensors_open(&state->tensors, dir, allocator, error);
+    if (status == ERNIE_OK || state->config.vision[0]) {
+        const ernie_status vision = convert_refuse_vision(state, dir, error);
+        if (vision != ERNIE_OK) return vision;
+    }
+    if (status == ERNIE_OK) convert_settle(state);
+    return status;
+}
+
+/* ---- The plan -------------------------------------------------------------------------------- */
+
+static bool convert_grow_sources(convert_state *state)
+{
+    const size_t n = state->plan.record_capacity, pair = sizeof *state->sources;
+    if (n == state->n_sources) return true;
+    void *grown = ern_resize(state->options.allocator, state->sources, state->n_sources * pair, n * pair);
+    if (!grown) return false;
+    state->sources = grown;
+    state->n_sources = n;
+    return true;
+}
+
+static ernie_status convert_add_record(convert_state *state, const ern_record *record, bool optional,
+                                       const conv_types *types, ernie_error *error)
+{
+    bool absent;
+    conv_source sources[2];
+    const uint32_t i = state->plan.header.n_records;
+    ernie_status status = conv_names_find(sources, &state->tensors, &state->config.hparams, record,
+                                          optional, &absent, error);
+    if (status != ERNIE_OK || absent) return status;
+    status = conv_plan_add(&state->plan, record, types, error);
+    if (status != ERNIE_OK) return status;
+    ERN_FAIL_IF(!convert_grow_sources(state), error, ERNIE_NO_MEMORY,
+                "no memory for the sources of %u tensors", (unsigned)i);
+    memcpy(state->sources[i], sources, sizeof sources);
+    const uint32_t widest = record->n_cols > record->n_cols2 ? record->n_cols : record->n_cols2;
+    if (widest > state->n_cols_max) state->n_cols_max = widest;
+    return ERNIE_OK;
+}
+
+/* A file without a given name is called as its directory, whatever slashes follow. */
+static ernie_status convert_begin_plan(convert_state *state, const char *dir, ernie_error *error)
+{
+    conv_path path;
+    const char *name = state->options.name;
+    if (!name) {
+        const ernie_status status = conv_path_join(&path, dir, "", error);
+        if (status != ERNIE_OK) return status;
+        for (size_t n = strlen(path.text); n > 1 && path.text[n - 1] == '/'; n--) path.text[n - 1] = '\0';
+        name = conv_path_base(path.text);
+    }
+    return conv_plan_begin(&state->plan, &state->config.hparams, state->config.architecture, name,
+                           state->options.allocator, error);
+}
+
+static ernie_status convert_plan(convert_state *state, const char *dir, ernie_error *error)
+{
+    ern_layout layout;
+    ern_record record;
+    bool optional;
+    const conv_types *types;
+    const ern_hparams *hparams = &state->config.hparams;
+    ernie_status status = conv_types_find(&types, state->options.type, error);
+    if (status != ERNIE_OK) return status;
+    status = convert_begin_plan(state, dir, error);
+    if (status != ERNIE_OK) return status;
+    ern_layout_begin(&layout, hparams);
+    while (ern_layout_next(&layout, &record, &optional)) {
+        status = convert_add_record(state, &record, optional, types, error);
+        if (status != ERNIE_OK) return status;
+    }
+    return conv_names_check_rest(&state->tensors, hparams, error);
+}
+
+static ernie_status convert_read_text(convert_state *state, const char *dir, ernie_error *error)
+{
+    ern_generation generation;
+    const ern_convert_options *options = &state->options;
+    ernie_status status = conv_text_files_load(&state->text, dir, state->config.hparams.vocab_size,
+                                               options->chat, options->allocator, &options->log, error);
+    if (status == ERNIE_OK)
+        status = conv_generation_load(&generation, dir, &state->config, state->text.turn_end_id,
+                                      options->allocator, error);
+    if (status != ERNIE_OK) return status;
+    ERN_FAIL_IF(!conv_bytes_add(&state->generation, &generation, sizeof generation), error,
+                ERNIE_NO_MEMORY, "no memory for the generation defaults");
+    return ERNIE_OK;
+}
+
+/* ---- Workers --------------------------------------------------------------------------------- */
+
+static ernie_status convert_open_workers(convert_state *state, ernie_error *error)
+{
+    const ernie_allocator *allocator = state->options.allocator;
+    const uint64_t limit = state->options.memory_max ? state->options.memory_max : CONVERT_MEMORY_MAX;
+    uint64_t n = state->options.n_threads ? state->options.n_threads : ern_cpu_count();
+    state->raw_bytes = ern_round_up(ern_max_size(CONVERT_READ_BYTES, (size_t)state->n_cols_max * 4), 64);
+    state->worker_bytes = state->raw_bytes + conv_scratch_bytes(state->n_cols_max);
+    const uint64_t fit = limit > 2 * CONV_CHUNK_BYTES ? (limit - 2 * CONV_CHUNK_BYTES) / state->worker_bytes : 1;
+    if (n > fit) n = fit > 0 ? fit : 1;
+    state->n_threads = n > CONVERT_THREADS_MAX ? CONVERT_THREADS_MAX : (unsigned)n;
+
+    state->workers = ern_alloc_zero(allocator, state->n_threads * sizeof *state->workers);
+    state->memory = ern_alloc_aligned(allocator, state->n_threads * state->worker_bytes);
+    ERN_FAIL_IF(!state->workers || !state->memory, error, ERNIE_NO_MEMORY,
+                "no memory for the buffers of %u threads, %zu bytes each", state->n_threads,
+                state->worker_bytes);
+    for (unsigned i = 0; i < state->n_threads; i++) {
+        unsigned char *memory = state->memory + i * state->worker_bytes;
+        state->workers[i].raw = memory;
+        conv_scratch_set(&state->workers[i].scratch, memory + state->raw_bytes, state->n_cols_max);
+    }
+    return ERNIE_OK;
+}
+
+static uint64_t convert_source_bytes(const convert_state *state)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < state->tensors.n; i++)
+        if (state->tensors.items[i].used) total += state->tensors.items[i].n_bytes;
+    return total;
+}
+
+static ernie_status convert_run_pipe(convert_state *state, const char *path, ernie_error *error)
+{
+    conv_job job = { .plan = &state->plan,
+                     .make = convert_make,
+                     .user = state,
+                     .n_threads = state->n_threads,
+                     .what = "converting",
+                     .n_total = convert_source_bytes(state),
+                     .progress = state->options.progress,
+                     .progress_user = state->options.progress_user,
+                     .cancel = state->options.cancel,
+                     .allocator = state->options.allocator };
+    if (state->text.tokenizer.n > 0) job.sections[ERN_SECTION_TOKENIZER] = &state->text.tokenizer;
+    job.sections[ERN_SECTION_CHAT] = &state->text.chat;
+    job.sections[ERN_SECTION_GENERATION] = &state->generation;
+    return conv_pipe_run(&job, path, error);
+}
+
+static void convert_close(convert_state *state)
+{
+    const ernie_allocator *allocator = state->options.allocator;
+    if (state->memory)
+        ern_free_aligned(allocator, state->memory, state->n_threads * state->worker_bytes);
+    if (state->workers) ern_free(allocator, state->workers, state->n_threads * sizeof *state->workers);
+    if (state->sources) ern_free(allocator, state->sources, state->n_sources * sizeof *state->sources);
+    conv_bytes_free(&state->generation);
+    conv_text_files_free(&state->text);
+    conv_plan_free(&state->plan);
+    conv_tensors_close(&state->tensors);
+}
+
+ERN_FN ernie_status ern_convert(const char *source_dir, const char *out_path,
+                                const ern_convert_options *options, ernie_error *error)
+{
+    convert_state state;
+    memset(&state, 0, sizeof state);
+    if (options) state.options = *options;
+    if (!state.options.allocator) state.options.allocator = ern_allocator_default();
+    state.plan.allocator = state.generation.allocator = state.options.allocator;
+    state.text.tokenizer.allocator = state.text.chat.allocator = state.options.allocator;
+    state.encoder = conv_encoder_best();
+    ERN_FAIL_IF(!source_dir || !out_path, error, ERNIE_INVALID, "the source and the output need a path");
+
+    ernie_status status = convert_open(&state, source_dir, error);
+    if (status == ERNIE_OK) status = convert_plan(&state, source_dir, error);
+    if (status == ERNIE_OK) status = convert_read_text(&state, source_dir, error);
+    if (status == ERNIE_OK) status = convert_open_workers(&state, error);
+    if (status == ERNIE_OK) status = convert_run_pipe(&state, out_path, error);
+    convert_close(&state);
+    if (status != ERNIE_OK && error) conv_text_clean(error->message);
+    return status;
+}

@@ -1,0 +1,363 @@
+/* Each record asks for its tensors by name, in every spelling in turn; what is left unasked at the end
+ * is unknown. So a missing tensor, a double and a stranger are all found by the same few lines. */
+#include "names.h"
+
+#define NAMES_BASE_MAX 32  /* "layers.1023." */
+#define NAMES_STEM_MAX 48  /* "mlp.experts.4095." */
+#define NAMES_TEXT_MAX 96  /* stem and name */
+#define NAMES_FULL_MAX 144 /* prefix, base, stem and name */
+#define NAMES_DIM_3 3u
+
+typedef struct names_search {
+    conv_tensors *tensors;
+    const ern_hparams *hparams;
+    const ern_record *record;
+    char base[NAMES_BASE_MAX]; /* "layers.3.", "mtp_block.0." or "" */
+    ernie_error *error;
+} names_search;
+
+/* ---- Finding ------------------------------------------------------------------------------- */
+
+static const char *const names_prefixes[] = { "model.", "ernie." };
+
+/* The tensor prefix + base + name under any prefix, or NULL. `full` receives the usual spelling. */
+static conv_tensor *names_lookup(const names_search *search, const char *name,
+                                 char full[NAMES_FULL_MAX])
+{
+    conv_tensor *found = NULL;
+    for (size_t i = ERN_COUNT(names_prefixes); i-- > 0 && !found;) {
+        snprintf(full, NAMES_FULL_MAX, "%s%s%s", names_prefixes[i], search->base, name);
+        found = conv_tensors_find(search->tensors, full);
+    }
+    return found;
+}
+
+static ernie_status names_missing(const names_search *search, const char *name, uint64_t n_rows,
+                                  uint64_t n_cols)
+{
+    return ern_error_set(search->error, ERNIE_FORMAT,
+                         "tensor \"%s%s%s\" is missing, expected with shape [%llu, %llu]",
+                         names_prefixes[0], search->base, name, (unsigned long long)n_rows,
+                         (unsigned long long)n_cols);
+}
+
+/* ---- Checking ------------------------------------------------------------------------------ */
+
+static ernie_status names_use(const names_search *search, conv_tensor *tensor, const uint64_t *dims,
+                              uint32_t n_dims)
+{
+    char has[128], wants[128];
+    bool same = tensor->n_dims == n_dims;
+    for (uint32_t i = 0; same && i < n_dims; i++) same = tensor->dims[i] == dims[i];
+    ERN_FAIL_IF(!same, search->error, ERNIE_FORMAT,
+                "tensor \"%.96s\": shape %.48s, config.json asks for %.48s", tensor->name,
+                conv_shape_text(tensor->dims, tensor->n_dims, has),
+                conv_shape_text(dims, n_dims, wants));
+    ERN_FAIL_IF(tensor->dtype == CONV_OTHER, search->error, ERNIE_UNSUPPORTED,
+                "tensor \"%.128s\": dtype %s, supported are F32, F16 and BF16", tensor->name,
+                tensor->dtype_name);
+    tensor->used = true;
+    return ERNIE_OK;
+}
+
+static uint32_t names_value_bytes(const conv_tensor *tensor)
+{
+    return tensor->dtype == CONV_F32 ? 4 : 2;
+}
+
+/* Rows first_row .. first_row + n_rows - 1 of a tensor seen as rows of n_cols values. */
+static void names_add_slice(conv_source *source, const conv_tensor *tensor, uint64_t first_row,
+                            uint32_t n_rows)
+{
+    conv_slice *slice = &source->slices[source->n_slices++];
+    *slice = (conv_slice){ .tensor = tensor,
+                           .n_rows = n_rows,
+                           .first_row = (uint32_t)first_row,
+                           .offset = tensor->offset
+                                     + first_row * source->n_cols * names_value_bytes(tensor) };
+}
+
+/* The tensor `name` of [n_rows][n_cols] as the next slice. */
+static ernie_status names_add_matrix(const names_search *search, conv_source *source, const char *name,
+                                     uint32_t n_rows)
+{
+    char full[NAMES_FULL_MAX];
+    const uint64_t dims[2] = { n_rows, source->n_cols };
+    conv_tensor *tensor = names_lookup(search, name, full);
+    if (!tensor) return names_missing(search, name, n_rows, source->n_cols);
+    const ernie_status status = names_use(search, tensor, dims, 2);
+    if (status == ERNIE_OK) names_add_slice(source, tensor, 0, n_rows);
+    return status;
+}
+
+/* ---- Kinds --------------------------------------------------------------------------------- */
+
+static ernie_status names_find_vector(const names_search *search, conv_source *source,
+                                      const char *name)
+{
+    char full[NAMES_FULL_MAX];
+    const uint64_t dim = source->n_cols;
+    conv_tensor *tensor = names_lookup(search, name, full);
+    ERN_FAIL_IF(!tensor, search->error, ERNIE_FORMAT,
+                "tensor \"%s\" is missing, expected with shape [%llu]", full, (unsigned long long)dim);
+    const ernie_status status = names_use(search, tensor, &dim, 1);
+    if (status == ERNIE_OK) names_add_slice(source, tensor, 0, 1);
+    return status;
+}
+
+static ernie_status names_find_head(const names_search *search, conv_source *source)
+{
+    const uint64_t dims[2] = { search->record->n_rows, source->n_cols };
+    conv_tensor *tensor = conv_tensors_find(search->tensors, "lm_head.weight");
+    ERN_FAIL_IF(!tensor, search->error, ERNIE_FORMAT,
+                "tensor \"lm_head.weight\" is missing, expected with shape [%llu, %llu]",
+                (unsigned long long)dims[0], (unsigned long long)dims[1]);
+    const ernie_status status = names_use(search, tensor, dims, 2);
+    if (status == ERNIE_OK) names_add_slice(source, tensor, 0, search->record->n_rows);
+    return status;
+}
+
+static ernie_status names_find_qkv(const names_search *search, conv_source *source)
+{
+    static const char *const parts[] = { "self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                         "self_attn.v_proj.weight" };
+    char full[NAMES_FULL_MAX];
+    const ern_hparams *h = search->hparams;
+    const uint32_t rows[] = { h->n_heads * h->head_dim, h->n_kv_heads * h->head_dim,
+                              h->n_kv_heads * h->head_dim };
+    if (names_lookup(search, "self_attn.qkv_proj.weight", full))
+        return names_add_matrix(search, source, "self_attn.qkv_proj.weight", search->record->n_rows);
+    for (size_t i = 0; i < 3; i++) {
+        const ernie_status status = names_add_matrix(search, source, parts[i], rows[i]);
+        if (status != ERNIE_OK) return status;
+    }
+    return ERNIE_OK;
+}
+
+/* stem + gate_proj and up_proj, or stem + up_gate_proj, whose rows are gate first, then up. */
+static ernie_status names_find_gate_up(const names_search *search, conv_source *source,
+                                       const char *stem, uint32_t width)
+{
+    char name[NAMES_TEXT_MAX], full[NAMES_FULL_MAX];
+    source->gate_up = true;
+    snprintf(name, sizeof name, "%.40sup_gate_proj.weight", stem);
+    conv_tensor *fused = names_lookup(search, name, full);
+    if (fused) {
+        const uint64_t dims[2] = { 2 * (uint64_t)width, source->n_cols };
+        const ernie_status status = names_use(search, fused, dims, 2);
+        if (status != ERNIE_OK) return status;
+        names_add_slice(source, fused, 0, width);
+        names_add_slice(source, fused, width, width);
+        return ERNIE_OK;
+    }
+    snprintf(name, sizeof name, "%.40sgate_proj.weight", stem);
+    const ernie_status status = names_add_matrix(search, source, name, width);
+    if (status != ERNIE_OK) return status;
+    snprintf(name, sizeof name, "%.40sup_proj.weight", stem);
+    return names_add_matrix(search, source, name, width);
+}
+
+static ernie_status names_find_down(const names_search *search, conv_source *source, const char *stem)
+{
+    char name[NAMES_TEXT_MAX];
+    snprintf(name, sizeof name, "%.40sdown_proj.weight", stem);
+    return names_add_matrix(search, source, name, search->hparams->hidden_size);
+}
+
+/* Text models store [E, h], vision-language ones and Paddle [h, E]: oriented by shape. */
+static ernie_status names_find_router(const names_search *search, conv_source *source)
+{
+    char full[NAMES_FULL_MAX];
+    const uint64_t dims[2] = { source->n_cols, search->record->n_rows };
+    conv_tensor *tensor = names_lookup(search, "mlp.gate.weight", full);
+    const bool transposed = tensor && tensor->n_dims == 2 && dims[0] != dims[1]
+                            && tensor->dims[0] == dims[0] && tensor->dims[1] == dims[1];
+    if (!transposed)
+        return names_add_matrix(search, source, "mlp.gate.weight", search->record->n_rows);
+    const ernie_status status = names_use(search, tensor, dims, 2);
+    if (status != ERNIE_OK) return status;
+    names_add_slice(source, tensor, 0, search->record->n_rows);
+    source->slices[0].transposed = true;
+    return ERNIE_OK;
+}
+
+static ernie_status names_find_bias(const names_search *search, conv_source *source, bool optional,
+                                    bool *absent)
+{
+    char full[NAMES_FULL_MAX];
+    const uint64_t dims[2] = { 1, source->n_cols };
+    conv_tensor *tensor = names_lookup(search, "mlp.moe_statics.e_score_correction_bias", full);
+    if (!tensor)
+        tensor = names_lookup(search, "mlp.gate.moe_statics.e_score_correction_bias", full);
+    *absent = !tensor && optional;
+    if (*absent) return ERNIE_OK;
+    if (!tensor) return names_missing(search, "mlp.moe_statics.e_score_correction_bias", 1, dims[1]);
+    const bool flat = tensor->n_dims == 1;
+    const ernie_status status = names_use(search, tensor, flat ? dims + 1 : dims, flat ? 1 : 2);
+    if (status == ERNIE_OK) names_add_slice(source, tensor, 0, 1);
+    return status;
+}
+
+/* Merged experts: gate_up_proj [E, 2 Ie, h], gate rows first, and down_proj [E, h, Ie]. */
+static ernie_status names_find_merged(const names_search *search, conv_source sources[2],
+                                      conv_tensor *gate_up, conv_tensor *down)
+{
+    const ern_hparams *h = search->hparams;
+    const uint32_t width = h->moe_intermediate_size, e = search->record->expert;
+    const uint64_t dims[NAMES_DIM_3] = { h->n_experts, 2 * (uint64_t)width, h->hidden_size };
+    const uint64_t down_dims[NAMES_DIM_3] = { h->n_experts, h->hidden_size, width };
+    ernie_status status = names_use(search, gate_up, dims, NAMES_DIM_3);
+    if (status == ERNIE_OK) status = names_use(search, down, down_dims, NAMES_DIM_3);
+    if (status != ERNIE_OK) return status;
+    sources[0].gate_up = true;
+    names_add_slice(&sources[0], gate_up, e * dims[1], width);
+    names_add_slice(&sources[0], gate_up, e * dims[1] + width, width);
+    names_add_slice(&sources[1], down, e * down_dims[1], h->hidden_size);
+    return ERNIE_OK;
+}
+
+static ernie_status names_find_expert(const names_search *search, conv_source sources[2])
+{
+    char stem[NAMES_STEM_MAX], full[NAMES_FULL_MAX], down_full[NAMES_FULL_MAX];
+    conv_tensor *gate_up = names_lookup(search, "mlp.experts.gate_up_proj", full);
+    conv_tensor *down = names_lookup(search, "mlp.experts.down_proj", down_full);
+    ERN_FAIL_IF(!gate_up != !down, search->error, ERNIE_FORMAT,
+                "tensor \"%.96s\" is there without its %s", gate_up ? gate_up->name : down->name,
+                gate_up ? "down_proj" : "gate_up_proj");
+    if (gate_up) return names_find_merged(search, sources, gate_up, down);
+    snprintf(stem, sizeof stem, "mlp.experts.%u.", search->record->expert);
+    const ernie_status status = names_find_gate_up(search, &sources[0], stem,
+                                                   search->hparams->moe_intermediate_size);
+    return status == ERNIE_OK ? names_find_down(search, &sources[1], stem) : status;
+}
+
+/* ---- Records ------------------------------------------------------------------------------- */
+
+static void names_set_base(names_search *search)
+{
+    const uint32_t n_layers = search->hparams->n_layers, layer = search->record->layer;
+    search->base[0] = '\0';
+    if (layer == ERN_NO_LAYER) return;
+    const bool mtp = layer >= n_layers;
+    snprintf(search->base, sizeof search->base, "%s.%u.", mtp ? "mtp_block" : "layers",
+             (unsigned)(mtp ? layer - n_layers : layer));
+}
+
+/* The three tensors of an MTP block that lie outside of mtp_block. */
+static ernie_status names_find_mtp(names_search *search, conv_source *source)
+{
+    static const char *const names[] = { "mtp_emb_norm", "mtp_hidden_norm", "mtp_linear_proj" };
+    const uint32_t which = search->record->kind - ERN_MTP_EMB_NORM;
+    char name[NAMES_TEXT_MAX];
+    snprintf(name, sizeof name, "%s.%u.weight", names[which],
+             (unsigned)(search->record->layer - search->hparams->n_layers));
+    search->base[0] = '\0';
+    if (search->record->kind == ERN_MTP_PROJ)
+        return names_add_matrix(search, source, name, search->record->n_rows);
+    return names_find_vector(search, source, name);
+}
+
+ERN_FN ernie_status conv_names_find(conv_source sources[2], conv_tensors *tensors,
+                                    const ern_hparams *hparams, const ern_record *record,
+                                    bool optional, bool *absent, ernie_error *error)
+{
+    names_search search = { .tensors = tensors, .hparams = hparams, .record = record, .error = error };
+    memset(sources, 0, 2 * sizeof sources[0]);
+    sources[0].n_cols = record->n_cols;
+    sources[1].n_cols = record->n_cols2;
+    *absent = false;
+    names_set_base(&search);
+    switch ((ern_kind)record->kind) {
+    case ERN_EMBED: return names_add_matrix(&search, sources, "embed_tokens.weight", record->n_rows);
+    case ERN_HEAD: return names_find_head(&search, sources);
+    case ERN_FINAL_NORM: return names_find_vector(&search, sources, "norm.weight");
+    case ERN_ATTN_NORM: return names_find_vector(&search, sources, "input_layernorm.weight");
+    case ERN_QKV: return names_find_qkv(&search, sources);
+    case ERN_ATTN_OUT:
+        return names_add_matrix(&search, sources, "self_attn.o_proj.weight", record->n_rows);
+    case ERN_FFN_NORM: return names_find_vector(&search, sources, "post_attention_layernorm.weight");
+    case ERN_FFN_GATE_UP:
+        return names_find_gate_up(&search, sources, "mlp.", hparams->intermediate_size);
+    case ERN_FFN_DOWN: return names_find_down(&search, sources, "mlp.");
+    case ERN_ROUTER: return names_find_router(&search, sources);
+    case ERN_ROUTER_BIAS: return names_find_bias(&search, sources, optional, absent);
+    case ERN_SHARED_GATE_UP:
+        return names_find_gate_up(&search, sources, "mlp.shared_experts.",
+                                  hparams->shared_intermediate_size);
+    case ERN_SHARED_DOWN: return names_find_down(&search, sources, "mlp.shared_experts.");
+    case ERN_EXPERT: return names_find_expert(&search, sources);
+    case ERN_MTP_EMB_NORM:
+    case ERN_MTP_HIDDEN_NORM:
+    case ERN_MTP_PROJ: return names_find_mtp(&search, sources);
+    case ERN_N_KINDS: break;
+    }
+    return ern_error_set(error, ERNIE_UNSUPPORTED, "record kind %u has no tensors", record->kind);
+}
+
+ERN_FN const conv_slice *conv_source_row(const conv_source *source, uint32_t row, uint32_t *slice_row)
+{
+    if (source->gate_up) {
+        const conv_slice *slice = &source->slices[row / ERN_GROUP_ROWS % 2];
+        *slice_row = row / (2 * ERN_GROUP_ROWS) * ERN_GROUP_ROWS + row % ERN_GROUP_ROWS;
+        return *slice_row < slice->n_rows ? slice : NULL;
+    }
+    for (uint32_t i = 0; i < source->n_slices; i++) {
+        *slice_row = row;
+        if (row < source->slices[i].n_rows) return &source->slices[i];
+        row -= source->slices[i].n_rows;
+    }
+    return NULL;
+}
+
+/* ---- What the tensors say ------------------------------------------------------------------ */
+
+ERN_FN bool conv_names_has_head(const conv_tensors *tensors)
+{
+    return conv_tensors_find(tensors, "lm_head.weight") != NULL;
+}
+
+/* The block number of an MTP tensor, whatever its prefix; -1 for other tensors. */
+static int names_mtp_number(const char *name)
+{
+    static const char *const stems[] = { "mtp_emb_norm.", "mtp_hidden_norm.", "mtp_linear_proj.",
+                                         "mtp_block." };
+    unsigned number;
+    for (size_t i = 0; i < ERN_COUNT(stems); i++) {
+        const char *at = strstr(name, stems[i]);
+        if (at && sscanf(at + strlen(stems[i]), "%4u.", &number) == 1) return (int)number;
+    }
+    return -1;
+}
+
+ERN_FN uint32_t conv_names_count_mtp(const conv_tensors *tensors)
+{
+    int last = -1;
+    for (size_t i = 0; i < tensors->n; i++) {
+        const int number = names_mtp_number(tensors->items[i].name);
+        if (number > last) last = number;
+    }
+    return (uint32_t)(last + 1);
+}
+
+ERN_FN const conv_tensor *conv_names_find_vision(const conv_tensors *tensors)
+{
+    static const char *const marks[] = { "vision", "visual", "resampler", "gate.weight_1" };
+    for (size_t i = 0; i < tensors->n; i++)
+        for (size_t k = 0; k < ERN_COUNT(marks); k++)
+            if (strstr(tensors->items[i].name, marks[k])) return &tensors->items[i];
+    return NULL;
+}
+
+ERN_FN ernie_status conv_names_check_rest(const conv_tensors *tensors, const ern_hparams *hparams,
+                                          ernie_error *error)
+{
+    for (size_t i = 0; i < tensors->n; i++) {
+        const conv_tensor *tensor = &tensors->items[i];
+        if (tensor->used || strstr(tensor->name, "rotary_emb.")) continue;
+        if (hparams->tied && strcmp(tensor->name, "lm_head.weight") == 0) continue;
+        return ern_error_set(error, ERNIE_UNSUPPORTED,
+                             "tensor \"%.128s\" in %.80s is unknown: nothing in this model uses it",
+                             tensor->name, tensors->shards[tensor->shard].name);
+    }
+    return ERNIE_OK;
+}

@@ -1,0 +1,35 @@
+/* From a plan to a finished file with all cores busy: workers make units of records while one of them
+ * writes what was made before. Holds two chunks, whatever the size of the model. */
+#ifndef ERN_CONVERT_PIPE_H
+#define ERN_CONVERT_PIPE_H
+
+#include "../../src/pool.h"
+#include "plan.h"
+
+#define CONV_CHUNK_BYTES ((size_t)16 << 20)
+
+typedef struct conv_pipe conv_pipe;
+
+/* Make one unit of record i: write unit->n_bytes to dst, which is zero before. Called on any worker,
+ * for many units at once. `worker`: 0 .. n_threads - 1. *n_done: what to add to the progress. */
+typedef ernie_status (*conv_make_fn)(void *user, unsigned worker, uint32_t i, const conv_unit *unit,
+                                     unsigned char *dst, uint64_t *n_done, ernie_error *error);
+
+typedef struct conv_job {
+    conv_plan *plan;
+    const conv_bytes *sections[ERN_N_SECTIONS]; /* tokenizer, chat, generation; NULL: none */
+    conv_make_fn make;
+    void *user;
+    unsigned n_threads;
+    const char *what; /* for progress */
+    uint64_t n_total; /* of n_done */
+    ernie_progress_fn progress; /* may be NULL */
+    void *progress_user;
+    const ernie_cancel *cancel; /* may be NULL */
+    const ernie_allocator *allocator;
+} conv_job;
+
+/* Place the plan, make every record, write the file at `path`. Nothing is left behind on failure. */
+ERN_FN ernie_status conv_pipe_run(const conv_job *job, const char *path, ernie_error *error);
+
+#endif

@@ -1,0 +1,9 @@
+/* How fast threads can read memory: the limit that decoding is measured against. */
+#ifndef ERNIE_BANDWIDTH_H
+#define ERNIE_BANDWIDTH_H
+
+/* Bytes per second that n_threads reach together on a block far larger than caches, touched before;
+ * the best of several passes. 0 when the block or the threads cannot be had. */
+double bandwidth_measure(unsigned n_threads);
+
+#endif

@@ -1,0 +1,61 @@
+/* The one way to fail: one line on standard error, whatever the text in it. */
+#include "cli.h"
+#include "interrupt.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+enum { CLI_MESSAGE_MAX = 1024 };
+
+/* Length of the UTF-8 character at `text`, 0 when its bytes are not one. A 0 byte ends the search. */
+static size_t cli_character(const unsigned char *text)
+{
+    static const unsigned char smallest[] = { 0, 0, 0xc2, 0xe0, 0xf0 };
+    const unsigned char lead = text[0];
+    const size_t n = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+    if (n == 0 || lead < smallest[n]) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((text[i] & 0xc0) != 0x80) return 0;
+    return n;
+}
+
+/* Make one printable line of it: arguments and file names may hold anything. */
+static void cli_clean(char *line)
+{
+    for (unsigned char *at = (unsigned char *)line; *at;) {
+        const size_t n = cli_character(at);
+        if (n == 0 || *at < 0x20 || *at == 0x7f) *at = '?';
+        at += n ? n : 1;
+    }
+}
+
+int cli_fail(cli_context *cli, int status, const char *format, ...)
+{
+    char line[CLI_MESSAGE_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    cli_clean(line);
+    progress_erase(&cli->bar);
+    const char *command = cli->command ? cli->command->shape.name : NULL;
+    if (!cli->failed)
+        fprintf(stderr, "ernie%s%s: %s\n", command ? " " : "", command ? command : "", line);
+    cli->failed = true;
+    return status;
+}
+
+int cli_fail_error(cli_context *cli, const char *what, const ernie_error *error)
+{
+    if (error->code == ERNIE_CANCELLED && interrupt_signal())
+        return cli_fail(cli, CLI_SIGNAL + interrupt_signal(), "stopped by a signal");
+    if (!what || strstr(error->message, what))
+        return cli_fail(cli, CLI_FAILED, "%s", error->message);
+    return cli_fail(cli, CLI_FAILED, "%s: %s", what, error->message);
+}
+
+int cli_fail_output(cli_context *cli)
+{
+    return cli_fail(cli, CLI_FAILED, "standard output cannot be written: %s",
+                    strerror(cli->out.error));
+}

@@ -1,0 +1,102 @@
+/* Opening what a command works on: the model, and a session that keeps within --memory. */
+#include "cli.h"
+#include "interrupt.h"
+
+#include <string.h>
+
+static const double CLI_MIB = 1024.0 * 1024.0;
+enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256 };
+
+int cli_open_model(cli_context *cli, ernie_model **model)
+{
+    ernie_model_options options = ERNIE_MODEL_OPTIONS_INIT;
+    options.cpu = cli->options.cpu;
+    options.backend = "cpu";
+    options.progress = progress_update;
+    options.progress_user = &cli->bar;
+    options.cancel = interrupt_flag();
+    ernie_error error;
+    progress_begin(&cli->bar, PROGRESS_BYTES);
+    const char *path = cli->options.positional[0];
+    if (ernie_model_open(model, path, &options, &error) != ERNIE_OK)
+        return cli_fail_error(cli, path, &error);
+    progress_erase(&cli->bar);
+    return CLI_OK;
+}
+
+ernie_model_info cli_model_info(const ernie_model *model)
+{
+    ernie_model_info info = { .size = (uint32_t)sizeof info };
+    ernie_model_get_info(model, &info);
+    return info;
+}
+
+size_t cli_logits_piece(size_t n_vocab)
+{
+    enum { PIECE_BYTES = 64 * 1024 * 1024, PIECE_MAX = 512 };
+    const size_t n = PIECE_BYTES / sizeof(float) / (n_vocab ? n_vocab : 1);
+    return n < 1 ? 1 : n > PIECE_MAX ? PIECE_MAX : n;
+}
+
+int cli_choose_context(cli_context *cli, const ernie_model *model, size_t n_prompt, uint64_t n_new,
+                       uint64_t *n_ctx)
+{
+    const uint64_t limit = cli_model_info(model).context_max;
+    const bool given = options_given(&cli->options, "ctx");
+    uint64_t n = cli->options.n_ctx;
+    if (!given) {
+        n = (uint64_t)n_prompt + n_new + CLI_CONTEXT_UNIT - 1;
+        n -= n % CLI_CONTEXT_UNIT;
+        if (n < CLI_CONTEXT_DEFAULT) n = CLI_CONTEXT_DEFAULT;
+        if (n > limit) n = limit;
+    }
+    if (n > limit)
+        return cli_fail(cli, CLI_FAILED, "option --ctx: %llu tokens, the model's limit is %llu",
+                        (unsigned long long)n, (unsigned long long)limit);
+    if (n_prompt > n)
+        return cli_fail(cli, CLI_FAILED, "the prompt has %zu tokens, the context holds %llu%s",
+                        n_prompt, (unsigned long long)n,
+                        given ? " (option --ctx)" : ", the model's limit");
+    *n_ctx = n;
+    return CLI_OK;
+}
+
+static ernie_kv_type cli_kv_type(const cli_context *cli, ernie_kv_type kv)
+{
+    if (!cli->options.kv) return kv;
+    return strcmp(cli->options.kv, "f32") == 0 ? ERNIE_KV_F32 : ERNIE_KV_F16;
+}
+
+/* The weights are mapped: the system can drop and read them again, so they do not count. */
+static int cli_check_memory(cli_context *cli, const ernie_memory *memory)
+{
+    if (!options_given(&cli->options, "memory") || memory->total_bytes <= cli->options.memory)
+        return CLI_OK;
+    return cli_fail(cli, CLI_FAILED,
+                    "option --memory: %.1f MiB, but the session needs %.1f MiB (keys and values "
+                    "%.1f, scratch %.1f); use a smaller --ctx",
+                    (double)cli->options.memory / CLI_MIB, (double)memory->total_bytes / CLI_MIB,
+                    (double)memory->kv_bytes / CLI_MIB, (double)memory->scratch_bytes / CLI_MIB);
+}
+
+int cli_open_session(cli_context *cli, const ernie_model *model, uint64_t n_ctx, ernie_kv_type kv,
+                     ernie_memory *memory, ernie_session **session)
+{
+    ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
+    options.n_ctx = n_ctx <= UINT32_MAX ? (uint32_t)n_ctx : UINT32_MAX;
+    options.n_threads = cli->options.n_threads;
+    options.kv_type = cli_kv_type(cli, kv);
+    options.progress = progress_update;
+    options.progress_user = &cli->bar;
+    ernie_memory plan = { 0 };
+    ernie_error error;
+    if (ernie_session_plan(model, &options, &plan, &error) != ERNIE_OK)
+        return cli_fail_error(cli, NULL, &error);
+    const int status = cli_check_memory(cli, &plan);
+    if (status != CLI_OK) return status;
+    if (ernie_session_create(session, model, &options, &error) != ERNIE_OK)
+        return cli_fail_error(cli, NULL, &error);
+    progress_begin(&cli->bar, PROGRESS_TOKENS);
+    if (memory) *memory = plan;
+    return CLI_OK;
+}

@@ -1,0 +1,101 @@
+/* ernie convert and ernie synth: the commands that write model files. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "cli.h"
+#include "interrupt.h"
+#include "../convert/convert.h"
+#include "../convert/synth.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const double MAKE_MIB = 1024.0 * 1024.0;
+
+/* An older file is replaced on request only. Checked before hours of work, not behind them. */
+static int make_check_out(cli_context *cli, const char *path)
+{
+    struct stat status;
+    if (lstat(path, &status) != 0) return CLI_OK; /* what cannot be written will say so */
+    if (S_ISDIR(status.st_mode))
+        return cli_fail(cli, CLI_FAILED, "%s: is a directory, expected the name of a file", path);
+    if (cli->options.force) return CLI_OK;
+    return cli_fail(cli, CLI_FAILED, "%s: exists already, --force replaces it", path);
+}
+
+/* "OUT: 26.0 MiB from 78.1 MiB in 2.3 s", without the source where there is none. */
+static int make_report(cli_context *cli, const char *path, uint64_t n_source, double seconds)
+{
+    struct stat status;
+    if (stat(path, &status) != 0) return cli_fail(cli, CLI_FAILED, "%s: %s", path, strerror(errno));
+    char from[48] = "";
+    if (n_source) snprintf(from, sizeof from, " from %.1f MiB", (double)n_source / MAKE_MIB);
+    output_print(&cli->out, "%s: %.1f MiB%s in %.1f s\n", path, (double)status.st_size / MAKE_MIB,
+                 from, seconds);
+    return CLI_OK;
+}
+
+/* The progress bar, and the size of what is read, which only the progress tells. */
+typedef struct make_progress {
+    progress *bar;
+    uint64_t total;
+} make_progress;
+
+static int make_update(const char *what, uint64_t done, uint64_t total, void *user)
+{
+    make_progress *state = user;
+    if (total > state->total) state->total = total;
+    return progress_update(what, done, total, state->bar);
+}
+
+int cmd_convert(cli_context *cli)
+{
+    const program_options *options = &cli->options;
+    const char *source = options->positional[0], *out = options->positional[1];
+    const int status = make_check_out(cli, out);
+    if (status != CLI_OK) return status;
+    make_progress state = { .bar = &cli->bar };
+    const ern_convert_options convert = {
+        .type = options->type,
+        .chat = options->chat,
+        .name = options->name,
+        .n_threads = options->n_threads,
+        .progress = make_update,
+        .progress_user = &state,
+        .cancel = interrupt_flag(),
+    };
+    const double start = progress_clock();
+    ernie_error error;
+    progress_begin(&cli->bar, PROGRESS_BYTES);
+    if (ern_convert(source, out, &convert, &error) != ERNIE_OK)
+        return cli_fail_error(cli, NULL, &error);
+    progress_erase(&cli->bar);
+    return make_report(cli, out, state.total, progress_clock() - start);
+}
+
+int cmd_synth(cli_context *cli)
+{
+    const program_options *options = &cli->options;
+    const char *out = options->positional[0];
+    if (!options->shape)
+        return cli_fail(cli, CLI_USAGE,
+                        "option --shape is missing, expected 21b, 300b, 0.3b or demo");
+    const int status = make_check_out(cli, out);
+    if (status != CLI_OK) return status;
+    const ern_synth_options synth = {
+        .shape = options->shape,
+        .n_layers = options->n_layers,
+        .type = options->type,
+        .n_threads = options->n_threads,
+        .progress = progress_update,
+        .progress_user = &cli->bar,
+        .cancel = interrupt_flag(),
+    };
+    const double start = progress_clock();
+    ernie_error error;
+    progress_begin(&cli->bar, PROGRESS_BYTES);
+    if (ern_synth(out, &synth, &error) != ERNIE_OK) return cli_fail_error(cli, NULL, &error);
+    progress_erase(&cli->bar);
+    return make_report(cli, out, 0, progress_clock() - start);
+}

@@ -1,0 +1,202 @@
+/* The ernie program: the table of commands, and the way from argv to one of them and back to an exit
+ * status. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "cli.h"
+#include "interrupt.h"
+
+#include <fcntl.h>
+#include <langinfo.h>
+#include <locale.h>
+#include <string.h>
+#include <unistd.h>
+
+static int cmd_help(cli_context *cli);
+static int cmd_version(cli_context *cli);
+
+static const char *const main_no_arguments[] = { NULL };
+static const char *const main_model[] = { "MODEL", NULL };
+static const char *const main_model_text[] = { "MODEL", "TEXT", NULL };
+static const char *const main_model_file[] = { "MODEL", "FILE", NULL };
+static const char *const main_source_out[] = { "SOURCE", "OUT", NULL };
+static const char *const main_out[] = { "OUT", NULL };
+
+const cli_command cli_commands[] = {
+    { { "run", COMMAND_RUN, main_model },
+      cmd_run,
+      "MODEL -p TEXT [-n N] [--temp T] [--raw] [--json] ...",
+      "answer one prompt",
+      "Writes the model's answer to standard output as it is made, then one line of\n"
+      "statistics to standard error. TEXT is a question in the model's chat format, or with\n"
+      "--raw the text to continue. One newline at the end of a question read from standard\n"
+      "input is dropped.\n\n"
+      "The JSON object of --json holds ids (the new tokens), text, reasoning (thinking models),\n"
+      "stop (end, id, string, length or context), prompt_tokens, generated_tokens, prefill_tps,\n"
+      "decode_tps and seed, and with --logprobs the list logprobs." },
+    { { "chat", COMMAND_CHAT, main_model },
+      cmd_chat,
+      "MODEL [--system TEXT] ...",
+      "talk with the model",
+      "A conversation: each line is a message, a line that ends with a backslash goes on with\n"
+      "the next. Ctrl-C stops an answer; at the prompt it drops the line, and leaves the second\n"
+      "time. Ctrl-D leaves. /help lists the commands. Without a terminal each line of standard\n"
+      "input is answered in turn." },
+    { { "convert", COMMAND_CONVERT, main_source_out },
+      cmd_convert,
+      "SOURCE OUT [--type T] [--chat F] [--name S]",
+      "make a model file from a checkpoint",
+      "SOURCE is a directory with config.json, safetensors and tokenizer.model as published\n"
+      "(the -PT layout). OUT appears when it is complete, never before." },
+    { { "info", COMMAND_INFO, main_model },
+      cmd_info,
+      "MODEL [--records] [--json]",
+      "say what a model file holds",
+      "Reads the header and the index only." },
+    { { "verify", COMMAND_VERIFY, main_model },
+      cmd_verify,
+      "MODEL",
+      "check every checksum of a model file",
+      "Reads the whole file and names the first damaged record." },
+    { { "logits", COMMAND_LOGITS, main_model },
+      cmd_logits,
+      "MODEL --ids LIST",
+      "print the logits after some tokens",
+      "A JSON array with one number for each row of the vocabulary, those after the last\n"
+      "token; null stands for the masked rows beyond the tokenizer." },
+    { { "tokenize", COMMAND_TOKENIZE, main_model_text },
+      cmd_tokenize,
+      "MODEL TEXT [--text]",
+      "turn text into token ids",
+      "Prints a JSON array. Special tokens written in TEXT become their ids. - reads TEXT from\n"
+      "standard input, every byte of it." },
+    { { "detokenize", COMMAND_DETOKENIZE, main_model },
+      cmd_detokenize,
+      "MODEL --ids LIST [--special]",
+      "turn token ids into text",
+      "Prints the text and a newline." },
+    { { "eval", COMMAND_EVAL, main_model_file },
+      cmd_eval,
+      "MODEL FILE [--limit N]",
+      "measure how well the model predicts text",
+      "FILE holds one JSON object {\"text\": ...} a line. Special tokens in the text count; only "
+      "the\n"
+      "first 1024 tokens of a document are scored, each document on its own. Prints a JSON\n"
+      "object: documents, tokens (predicted ones) and nll_per_token, the mean negative\n"
+      "logarithm of the probability given to each token." },
+    { { "bench", COMMAND_BENCH, main_model },
+      cmd_bench,
+      "MODEL [-p N] [-n N] [--repeat N] [--json]",
+      "measure speed beside the machine's own limit",
+      "Feeds random tokens: a prompt at once, then single tokens as in decoding, after a warm-up.\n"
+      "Also reads a block of memory as fast as the same number of threads can, and says which\n"
+      "part of that bandwidth decoding uses. With a model that fits the processor's caches the\n"
+      "part can exceed 1." },
+    { { "synth", COMMAND_SYNTH, main_out },
+      cmd_synth,
+      "OUT --shape 21b|300b|0.3b|demo [--layers N] [--type T]",
+      "write a random model of a real shape",
+      "For benchmarks and tests: speed and size as the real thing, words without sense." },
+    { { "help", COMMAND_HELP, main_no_arguments },
+      cmd_help,
+      "[COMMAND]",
+      "print this overview",
+      "" },
+    { { "version", COMMAND_VERSION, main_no_arguments },
+      cmd_version,
+      "",
+      "print the version",
+      "Prints \"ernie\" and the version of the library." },
+    { { NULL, 0, NULL }, NULL, NULL, NULL, NULL },
+};
+
+const cli_command *cli_command_find(const char *name)
+{
+    for (const cli_command *command = cli_commands; command->shape.name; command++)
+        if (strcmp(command->shape.name, name) == 0) return command;
+    return NULL;
+}
+
+static int cmd_help(cli_context *cli)
+{
+    help_print_overview(&cli->out);
+    return CLI_OK;
+}
+
+static int cmd_version(cli_context *cli)
+{
+    output_print(&cli->out, "ernie %s\n", ernie_version());
+    return CLI_OK;
+}
+
+/* A file that the program opens must not become descriptor 0, 1 or 2. A closed standard output is
+ * replaced by something that cannot be written, so that it is reported like a full disk. */
+static void main_guard_descriptors(void)
+{
+    for (int descriptor = 0; descriptor <= 2; descriptor++) {
+        if (fcntl(descriptor, F_GETFD) != -1) continue;
+        const int flags = descriptor == 1 ? O_RDONLY : O_RDWR;
+        if (open("/dev/null", flags) != descriptor) _exit(CLI_FAILED);
+    }
+}
+
+/* Line editing must know the terminal's characters; a machine without a locale still has C.UTF-8. */
+static void main_set_locale(void)
+{
+    setlocale(LC_CTYPE, "");
+    if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0) setlocale(LC_CTYPE, "C.UTF-8");
+}
+
+/* The command that argv[1] names; "ernie --help" and "ernie help run" are spellings of others.
+ * *first is where its arguments begin (at its name). NULL after cli_fail. */
+static const cli_command *main_command(cli_context *cli, int argc, char **argv, bool *help)
+{
+    const char *name = argc > 1 ? argv[1] : NULL;
+    if (!name) {
+        cli_fail(cli, CLI_USAGE, "a command is missing, see ernie --help");
+        return NULL;
+    }
+    if (!strcmp(name, "--help") || !strcmp(name, "-h")) name = "help";
+    if (!strcmp(name, "--version")) name = "version";
+    if (!strcmp(name, "help") && argc > 2 && argv[2][0] != '-') {
+        name = argv[2];
+        *help = true;
+    }
+    const cli_command *command = cli_command_find(name);
+    if (!command) cli_fail(cli, CLI_USAGE, "unknown command \"%.60s\", see ernie --help", name);
+    return command;
+}
+
+static int main_run(cli_context *cli, int argc, char **argv)
+{
+    bool help = false;
+    const cli_command *command = main_command(cli, argc, argv, &help);
+    if (!command) return CLI_USAGE;
+    cli->command = command;
+    usage_error error;
+    if (!help && !options_parse(&cli->options, &command->shape, argc - 1, argv + 1, &error))
+        return cli_fail(cli, CLI_USAGE, "%s", error.message);
+    if (help || (cli->options.help && command->run != cmd_help)) {
+        help_print_command(&cli->out, command);
+        return CLI_OK;
+    }
+    if (cli->options.backend && !strcmp(cli->options.backend, "vulkan"))
+        return cli_fail(cli, CLI_USAGE,
+                        "option --backend: vulkan is not offered by this build, use cpu");
+    progress_init(&cli->bar, cli->options.quiet);
+    return command->run(cli);
+}
+
+int main(int argc, char **argv)
+{
+    main_guard_descriptors();
+    main_set_locale();
+    interrupt_install();
+    cli_context cli = { 0 };
+    output_open(&cli.out, stdout);
+    int status = main_run(&cli, argc, argv);
+    progress_erase(&cli.bar);
+    if (!output_close(&cli.out) && status == CLI_OK) status = cli_fail_output(&cli);
+    options_free(&cli.options);
+    return status;
+}

@@ -1,0 +1,91 @@
+/* The command line: one table of options, read by getopt_long, printed by the help. Knows what each
+ * option may hold and which commands take it; what an option means is the command's business.
+ *
+ * The idea: a row of the table says where in the options struct the value goes, so that a new
+ * option is one field and one row. */
+#ifndef ERNIE_OPTIONS_H
+#define ERNIE_OPTIONS_H
+
+#include "../../ernie.h"
+#include "numbers.h"
+
+/* The commands, as bits for the table's rows. */
+enum {
+    COMMAND_RUN = 1 << 0,
+    COMMAND_CHAT = 1 << 1,
+    COMMAND_CONVERT = 1 << 2,
+    COMMAND_INFO = 1 << 3,
+    COMMAND_VERIFY = 1 << 4,
+    COMMAND_LOGITS = 1 << 5,
+    COMMAND_TOKENIZE = 1 << 6,
+    COMMAND_DETOKENIZE = 1 << 7,
+    COMMAND_EVAL = 1 << 8,
+    COMMAND_BENCH = 1 << 9,
+    COMMAND_SYNTH = 1 << 10,
+    COMMAND_HELP = 1 << 11,
+    COMMAND_VERSION = 1 << 12
+};
+
+enum { OPTIONS_STOP_MAX = 16, OPTIONS_POSITIONAL_MAX = 2 };
+
+typedef struct text_list {
+    const char *items[OPTIONS_STOP_MAX];
+    size_t n;
+} text_list;
+
+typedef struct bias_list {
+    ernie_logit_bias *items; /* [n] */
+    size_t n;
+} bias_list;
+
+/* Zero is "not given" in every field; options_given tells a given zero from none. Texts point into
+ * argv. */
+typedef struct program_options {
+    const char *positional[OPTIONS_POSITIONAL_MAX];
+    size_t n_positional;
+    uint64_t given; /* bit i: row i of the table was given */
+
+    bool help, quiet, json, raw, records, special, literal_text, force, all;
+    const char *prompt, *system_message, *search_context, *load_session, *save_session;
+    const char *backend, *cpu, *kv;
+    const char *type, *chat, *name, *shape;
+    uint32_t n_tokens, n_prompt, n_layers, n_ctx, n_threads, n_limit, n_repeat, n_logprobs, top_k;
+    float temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;
+    uint64_t seed, memory;
+    id_list ids, stop_ids;
+    text_list stop;
+    bias_list bias;
+} program_options;
+
+/* What the parser must know of a command. */
+typedef struct command_shape {
+    const char *name;
+    unsigned bit;
+    const char *const *positionals; /* names of the required arguments, NULL at the end */
+} command_shape;
+
+/* Room for the sentence that says what is wrong with a command line. */
+typedef struct usage_error {
+    char message[512];
+} usage_error;
+
+/* Read the arguments behind the command's name: argv[0] is ignored. With --help the rest goes
+ * unchecked. False: *error says why, in one sentence. */
+bool options_parse(program_options *options, const command_shape *command, int argc, char **argv,
+                   usage_error *error);
+
+/* Was the option with this name (without dashes) on the command line? */
+bool options_given(const program_options *options, const char *name);
+
+void options_free(program_options *options);
+
+/* The help of the command's options, in table order. */
+typedef struct option_help {
+    char left[40]; /* "-n, --tokens N" */
+    const char *text;
+} option_help;
+
+/* Fill *help with the next option of the command; *i_row starts at 0. False at the end. */
+bool options_help(const command_shape *command, size_t *i_row, option_help *help);
+
+#endif
