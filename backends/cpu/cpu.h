@@ -63,8 +63,9 @@ typedef struct cpu_scratch {
     float *q;      /* [rows][head_dim] queries of an attention tile */
     float *scores; /* [rows][CPU_ATTN_BLOCK] */
     float *part;   /* [rows][head_dim] values of one block */
-    float *out;    /* [rows][head_dim] merged values */
-    float *max, *sum; /* [rows] */
+    float *part_max, *part_sum; /* [rows] */
+    float *out;                 /* [rows][head_dim] merged values */
+    float *out_max, *out_sum;   /* [rows] */
 } cpu_scratch;
 
 struct ern_backend_state {
@@ -93,7 +94,9 @@ struct ern_backend_state {
 
     size_t rows_max;   /* query rows of an attention tile */
     size_t tile_tokens; /* tokens of an attention tile */
-    float *split;      /* decode: [n_heads][n_blocks][head_dim + 2] values, max, sum */
+    size_t n_blocks;    /* softmax blocks of the whole context */
+    float *split;       /* decode: [n_heads][n_blocks][head_dim] values of each block */
+    float *split_max, *split_sum; /* [n_heads][n_blocks] */
 
     float *router;     /* [n_batch][router_stride] logits, then probabilities */
     size_t router_stride;

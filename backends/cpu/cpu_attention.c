@@ -82,34 +82,127 @@ static void attn_gather(const cpu_run *run, size_t i_kv_head, size_t t, size_t n
                width * sizeof(float));
 }
 
+/* Divide a row's merged values by its sum into the attention output of token t, query head i_head. */
+static void attn_finish(const ern_backend_state *s, size_t t, size_t i_head, const float *out,
+                        float sum)
+{
+    const size_t d = s->hp->head_dim;
+    float *y = s->attn.x + t * s->attn.x_stride + i_head * d;
+    memcpy(y, out, d * sizeof *y);
+    s->k->scale(y, 1.0f / sum, d);
+}
+
 /* Prefill: one key head, a few tokens, all of their keys. */
 static void attn_tile(const cpu_run *run, size_t i_kv_head, size_t t, size_t n_tokens)
 {
     ern_backend_state *s = run->state;
+    const cpu_scratch *c = run->scratch;
     const size_t d = s->hp->head_dim, group = s->hp->n_heads / s->hp->n_kv_heads;
     const size_t rows = n_tokens * group, first_limit = s->batch.position + t + 1;
     const size_t n_keys = first_limit + n_tokens - 1;
-    float max[CPU_ATTN_ROWS], sum[CPU_ATTN_ROWS];
-    float *out = run->scratch->out, *out_max = run->scratch->max, *out_sum = run->scratch->sum;
     attn_gather(run, i_kv_head, t, n_tokens, group);
-    memset(out, 0, rows * d * sizeof *out);
+    memset(c->out, 0, rows * d * sizeof *c->out);
     for (size_t r = 0; r < rows; r++) {
-        out_max[r] = -INFINITY;
-        out_sum[r] = 0.0f;
+        c->out_max[r] = -INFINITY;
+        c->out_sum[r] = 0.0f;
     }
-    for (size_t r0 = 0; r0 < rows; r0 += CPU_ATTN_ROWS) assert(rows <= s->rows_max);
     for (size_t begin = 0; begin < n_keys; begin += CPU_ATTN_BLOCK) {
         const size_t n = ern_min_size(CPU_ATTN_BLOCK, n_keys - begin);
-        attn_block(run, i_kv_head, begin, n, rows, group, first_limit, run->scratch->part, d, max,
-                   sum);
+        attn_block(run, i_kv_head, begin, n, rows, group, first_limit, c->part, d, c->part_max,
+                   c->part_sum);
         for (size_t r = 0; r < rows; r++)
-            attn_merge(s->k, d, out + r * d, &out_max[r], &out_sum[r], run->scratch->part + r * d,
-                       max[r], sum[r]);
+            attn_merge(s->k, d, c->out + r * d, &c->out_max[r], &c->out_sum[r], c->part + r * d,
+                       c->part_max[r], c->part_sum[r]);
     }
-    for (size_t r = 0; r < rows; r++) {
-        float *y = s->attn.x + (t + r / group) * s->attn.x_stride
-                   + (i_kv_head * group + r % group) * d;
-        memcpy(y, out + r * d, d * sizeof *y);
-        s->k->scale(y, 1.0f / out_sum[r], d);
+    for (size_t r = 0; r < rows; r++)
+        attn_finish(s, t + r / group, i_kv_head * group + r % group, c->out + r * d, c->out_sum[r]);
+}
+
+static void attn_prefill(const cpu_run *run)
+{
+    const ern_backend_state *s = run->state;
+    const size_t n = s->batch.n_tokens;
+    const size_t n_tiles = (n + s->tile_tokens - 1) / s->tile_tokens;
+    size_t i;
+    while (cpu_tile_next(run, 1, n_tiles * s->hp->n_kv_heads, &i)) {
+        /* The last tokens see the most keys: they go first. */
+        const size_t t = (n_tiles - 1 - i / s->hp->n_kv_heads) * s->tile_tokens;
+        attn_tile(run, i % s->hp->n_kv_heads, t, ern_min_size(s->tile_tokens, n - t));
     }
+}
+
+/* Decode, first phase: every block of every key head is a tile of its own. */
+static void attn_decode_blocks(const cpu_run *run)
+{
+    ern_backend_state *s = run->state;
+    const size_t d = s->hp->head_dim, group = s->hp->n_heads / s->hp->n_kv_heads;
+    const size_t n_keys = (size_t)s->batch.position + 1;
+    const size_t n_blocks = (n_keys + CPU_ATTN_BLOCK - 1) / CPU_ATTN_BLOCK;
+    const cpu_scratch *c = run->scratch;
+    size_t i;
+    while (cpu_tile_next(run, 1, n_blocks * s->hp->n_kv_heads, &i)) {
+        const size_t i_kv_head = i % s->hp->n_kv_heads, block = i / s->hp->n_kv_heads;
+        const size_t begin = block * CPU_ATTN_BLOCK;
+        attn_gather(run, i_kv_head, 0, 1, group);
+        attn_block(run, i_kv_head, begin, ern_min_size(CPU_ATTN_BLOCK, n_keys - begin), group, group,
+                   n_keys, c->part, d, c->part_max, c->part_sum);
+        for (size_t r = 0; r < group; r++) {
+            const size_t to = (i_kv_head * group + r) * s->n_blocks + block;
+            memcpy(s->split + to * d, c->part + r * d, d * sizeof(float));
+            s->split_max[to] = c->part_max[r];
+            s->split_sum[to] = c->part_sum[r];
+        }
+    }
+}
+
+/* Decode, second phase: merge the blocks of each query head. */
+static void attn_decode_merge(const cpu_run *run)
+{
+    ern_backend_state *s = run->state;
+    const size_t d = s->hp->head_dim;
+    const size_t n_blocks = (s->batch.position + CPU_ATTN_BLOCK) / CPU_ATTN_BLOCK;
+    float *out = run->scratch->out;
+    size_t begin, end;
+    ern_worker_share(run->worker, s->hp->n_heads, 1, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        float max = -INFINITY, sum = 0.0f;
+        memset(out, 0, d * sizeof *out);
+        for (size_t b = 0; b < n_blocks; b++) {
+            const size_t from = i * s->n_blocks + b;
+            attn_merge(s->k, d, out, &max, &sum, s->split + from * d, s->split_max[from],
+                       s->split_sum[from]);
+        }
+        attn_finish(s, 0, i, out, sum);
+    }
+}
+
+ERN_FN void cpu_run_attention(const cpu_run *run)
+{
+    ern_backend_state *s = run->state;
+    const ern_layer *layer = run->op->layer;
+    const size_t n = s->batch.n_tokens;
+    size_t begin, end;
+    cpu_norm(run, layer->attn_norm, 0);
+    ern_pool_barrier(run->worker);
+    const ern_act in = cpu_act(&s->normed, 0, n);
+    cpu_product(run, 0, &layer->qkv, &in, s->qkv, s->qkv_stride, false);
+    ern_pool_barrier(run->worker);
+    ern_worker_share(run->worker, n, 1, &begin, &end);
+    for (size_t t = begin; t < end; t++) attn_append(run, t);
+    ern_pool_barrier(run->worker);
+    if (n == 1) {
+        attn_decode_blocks(run);
+        ern_pool_barrier(run->worker);
+        attn_decode_merge(run);
+    } else {
+        attn_prefill(run);
+    }
+    ern_pool_barrier(run->worker);
+    if (cpu_quantized(&layer->attn_out)) {
+        for (size_t t = begin; t < end; t++) cpu_quantize_row(s, &s->attn, t);
+        ern_pool_barrier(run->worker);
+    }
+    const ern_act mid = cpu_act(&s->attn, 0, n);
+    cpu_product(run, 2, &layer->attn_out, &mid, s->x, s->x_stride, true);
+    ern_pool_barrier(run->worker);
 }

@@ -54,8 +54,10 @@ static void cpu_take_attention(ern_backend_state *s, ern_arena *a)
     s->qkv_stride = ern_round_up((hp->n_heads + 2 * (size_t)hp->n_kv_heads) * d, 16);
     s->qkv = ern_arena_take(a, n, s->qkv_stride * sizeof(float));
     cpu_rows_take(a, &s->attn, n, hp->n_heads * d, true, s->backend->has_quantized);
-    const size_t blocks = (s->options.n_ctx + CPU_ATTN_BLOCK - 1) / CPU_ATTN_BLOCK;
-    s->split = ern_arena_take(a, hp->n_heads * blocks, (d + 2) * sizeof(float));
+    s->n_blocks = (s->options.n_ctx + CPU_ATTN_BLOCK - 1) / CPU_ATTN_BLOCK;
+    s->split = ern_arena_take(a, hp->n_heads * s->n_blocks, d * sizeof(float));
+    s->split_max = ern_arena_take(a, hp->n_heads * s->n_blocks, sizeof(float));
+    s->split_sum = ern_arena_take(a, hp->n_heads * s->n_blocks, sizeof(float));
 }
 
 static void cpu_take_scratch(ern_backend_state *s, ern_arena *a)
@@ -69,8 +71,10 @@ static void cpu_take_scratch(ern_backend_state *s, ern_arena *a)
         c.scores = ern_arena_take(a, rows * CPU_ATTN_BLOCK, sizeof(float));
         c.part = ern_arena_take(a, rows * d, sizeof(float));
         c.out = ern_arena_take(a, rows * d, sizeof(float));
-        c.max = ern_arena_take(a, rows, sizeof(float));
-        c.sum = ern_arena_take(a, rows, sizeof(float));
+        c.part_max = ern_arena_take(a, rows, sizeof(float));
+        c.part_sum = ern_arena_take(a, rows, sizeof(float));
+        c.out_max = ern_arena_take(a, rows, sizeof(float));
+        c.out_sum = ern_arena_take(a, rows, sizeof(float));
         if (s->scratch) s->scratch[i] = c;
     }
 }

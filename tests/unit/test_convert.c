@@ -422,7 +422,7 @@ static const struct {
     { twin_inf, ERNIE_FORMAT, "\"model.layers.2.mlp.experts.1.down_proj.weight\": weight [4, 20] is infinite" },
     { twin_nan_router, ERNIE_FORMAT, "\"model.layers.1.mlp.gate.weight\": weight [0, 5] is not a number" },
     { twin_nan_fused, ERNIE_FORMAT, "qkv_proj.weight\": weight [60, 1] is not a number" },
-    { twin_too_large, ERNIE_UNSUPPORTED, "\"" Q "\": weight [0, 0] is 1.99388e+38, which does not fit type w4" },
+    { twin_too_large, ERNIE_UNSUPPORTED, "\"" Q "\": weight [0, 0] is 1.99384e+38, which does not fit type w4" },
     { twin_vision, ERNIE_UNSUPPORTED, "vision-language checkpoint (tensor \"vision_model.blocks.0.norm1.weight\")" },
     { twin_vision_config, ERNIE_UNSUPPORTED, "vision-language checkpoint (vision_config in config.json)" },
     { twin_mtp, ERNIE_FORMAT, "tensor \"model.mtp_hidden_norm.0.weight\" is missing" },
