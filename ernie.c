@@ -49,12 +49,17 @@
 #include "src/token_build.c"
 #include "src/token_decode.c"
 #include "src/chat.c"
+#include "src/chat_template.c"
 #include "src/search.c"
 
 /* ---- The processor --------------------------------------------------------------------------- */
 
 #include "backends/cpu/feat.c"
 #include "backends/cpu/kernels.c"
+#include "backends/cpu/cpu_state.c"
+#include "backends/cpu/cpu_attention.c"
+#include "backends/cpu/cpu_ffn.c"
+#include "backends/cpu/cpu_moe.c"
 #include "backends/cpu/cpu.c"
 
 /* ---- Models, sessions, generation ------------------------------------------------------------ */

@@ -113,7 +113,10 @@ static bool chat_plain_message(chat_writer *w, const ernie_message *message)
     }
 }
 
-static bool chat_plain_opening(chat_writer *w) { return chat_write(w, "Assistant: "); }
+static bool chat_plain_opening(chat_writer *w)
+{
+    return chat_write(w, "Assistant: ");
+}
 
 static bool chat_plain(chat_writer *w, const ernie_message *messages, size_t n)
 {
@@ -142,7 +145,8 @@ static bool chat_thinking_system(chat_writer *w, const char *content)
         && (!chat_write(w, "<system_setting>\n") || !chat_quote(w, content)
             || !chat_write(w, "\n</system_setting>\n\n")))
         return false;
-    return chat_write(w, "<global_setting>\nthink_mode=True\n</global_setting>") && chat_turn_end(w);
+    return chat_write(w, "<global_setting>\nthink_mode=True\n</global_setting>")
+           && chat_turn_end(w);
 }
 
 static bool chat_thinking_user(chat_writer *w, const char *content)
@@ -177,8 +181,8 @@ static bool chat_thinking(chat_writer *w, const ernie_message *messages, size_t 
         const ernie_message *message = &messages[i];
         const bool done = message->role == ERNIE_ROLE_USER
                               ? chat_thinking_user(w, message->content)
-                              : chat_thinking_assistant(w, i > last_user ? message->reasoning : NULL,
-                                                        message->content);
+                              : chat_thinking_assistant(
+                                  w, i > last_user ? message->reasoning : NULL, message->content);
         if (!done) return false;
     }
     return true;
@@ -227,14 +231,14 @@ static ernie_status chat_begin(chat_writer *w, const ern_chat *chat, bool closes
     *w = (chat_writer){ .chat = chat, .start_id = -1, .end_id = -1 };
     if (chat->format == ERNIE_CHAT_THINKING) {
         status = chat_find_token(chat, "<|im_start|>", &w->start_id, error);
-        return status != ERNIE_OK ? status
-                                  : chat_find_token(chat, "<|im_end|>", &w->end_id, error);
+        return status != ERNIE_OK ? status : chat_find_token(chat, "<|im_end|>", &w->end_id, error);
     }
     ERN_FAIL_IF(chat->format != ERNIE_CHAT_PLAIN, error, ERNIE_UNSUPPORTED,
                 "the model's chat template is unknown: only raw prompts are possible");
-    ERN_FAIL_IF(closes_turns && chat->turn_end_id < 0, error, ERNIE_UNSUPPORTED,
-                "the model names no token that closes an assistant's turn: only first questions and "
-                "raw prompts are possible");
+    ERN_FAIL_IF(
+        closes_turns && chat->turn_end_id < 0, error, ERNIE_UNSUPPORTED,
+        "the model names no token that closes an assistant's turn: only first questions and "
+        "raw prompts are possible");
     status = chat_check_id(chat, chat->begin_id, error);
     return status != ERNIE_OK ? status : chat_check_id(chat, chat->turn_end_id, error);
 }
@@ -264,10 +268,10 @@ static ernie_status chat_no_memory(ernie_error *error)
 static ernie_status chat_finish_ids(chat_writer *w, bool written, bool begins, ern_ids *ids,
                                     ernie_error *error)
 {
-    const ernie_status status =
-        written ? ern_tokenize_spans(w->chat->tokenizer, w->text->data, w->spans, w->n_spans, begins,
-                                     ids, error)
-                : chat_no_memory(error);
+    const ernie_status status = written
+                                    ? ern_tokenize_spans(w->chat->tokenizer, w->text->data,
+                                                         w->spans, w->n_spans, begins, ids, error)
+                                    : chat_no_memory(error);
     ern_free(w->text->allocator, w->spans, w->span_capacity * sizeof *w->spans);
     ern_text_free(w->text);
     return status;

@@ -11,10 +11,10 @@
 #include "chat.h"
 
 #define TEMPLATE_OUTLINE_MAX 16384u
-#define TEMPLATE_NAMES_MAX 16
-#define TEMPLATE_CONTENT '\1'
-#define TEMPLATE_VALUE '\2'
-#define TEMPLATE_STATEMENT '\3'
+#define TEMPLATE_NAMES_MAX   16
+#define TEMPLATE_CONTENT     '\1'
+#define TEMPLATE_VALUE       '\2'
+#define TEMPLATE_STATEMENT   '\3'
 
 typedef struct template_slice {
     const char *data;
@@ -46,7 +46,10 @@ static bool template_is_word_byte(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
 }
 
-static bool template_is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+static bool template_is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
 
 static void template_put(template_reader *r, char c)
 {
@@ -136,7 +139,8 @@ static void template_add_word(template_operand *operand, template_slice word)
 
 /* The inside of brackets that follow an operand: a subscript, whose word matters, or the arguments of
  * a call, which do not. */
-static const char *template_read_brackets(template_operand *operand, const char *at, const char *end)
+static const char *template_read_brackets(template_operand *operand, const char *at,
+                                          const char *end)
 {
     const bool subscript = *at == '[';
     size_t depth = 0;
@@ -280,7 +284,7 @@ static const char *template_search(const char *text, size_t n, const char *what)
 
 static bool template_is_thinking(const char *text, size_t n)
 {
-    static const char *const marks[] = { "<|im_start|>",   "<|im_end|>", "<global_setting>",
+    static const char *const marks[] = { "<|im_start|>",    "<|im_end|>", "<global_setting>",
                                          "think_mode=True", "<think>",    "<response>" };
     for (size_t i = 0; i < ERN_COUNT(marks); i++)
         if (!template_search(text, n, marks[i])) return false;
@@ -333,13 +337,12 @@ static void template_add_known_names(template_reader *r)
                                             { "bos_token", "<s>" },
                                             { "eos_token", "</s>" } };
     for (size_t i = 0; i < ERN_COUNT(known); i++)
-        r->names[r->n_names++] =
-            (template_name){ { known[i][0], strlen(known[i][0]) },
-                             { known[i][1], strlen(known[i][1]) } };
+        r->names[r->n_names++] = (template_name){ { known[i][0], strlen(known[i][0]) },
+                                                  { known[i][1], strlen(known[i][1]) } };
 }
 
-ERN_FN ernie_chat_format ern_chat_recognise(const char *chat_template, size_t n,
-                                            const char **turn_end)
+ERN_FN ERN_UNUSED ernie_chat_format ern_chat_recognise(const char *chat_template, size_t n,
+                                                       const char **turn_end)
 {
     template_reader r;
     *turn_end = NULL;

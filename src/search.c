@@ -3,8 +3,11 @@
  * ends of lines included, and the form of a reference, which is Chinese in both. Knows no tokens. */
 #include "chat.h"
 
+/* One line of the prompt, or a part of one up to a comma, is one line here. */
+/* clang-format off */
 static const char search_prompt_zh[] =
-    "下面你会收到当前时间、多个不同来源的参考文章和一段对话。你的任务是阅读多个参考文章，并根据参考文章中的信息回答对话中的问题。\n"
+    "下面你会收到当前时间、多个不同来源的参考文章和一段对话。你的任务是阅读多个参考文章，"
+    "并根据参考文章中的信息回答对话中的问题。\n"
     "以下是当前时间和参考文章：\n"
     "---------\n"
     "#当前时间\n"
@@ -16,7 +19,8 @@ static const char search_prompt_zh[] =
     "---------\n"
     "请注意：\n"
     "1. 回答必须结合问题需求和当前时间，对参考文章的可用性进行判断，避免在回答中使用错误或过时的信息。\n"
-    "2. 当参考文章中的信息无法准确地回答问题时，你需要在回答中提供获取相应信息的建议，或承认无法提供相应信息。\n"
+    "2. 当参考文章中的信息无法准确地回答问题时，你需要在回答中提供获取相应信息的建议，"
+    "或承认无法提供相应信息。\n"
     "3. 你需要优先根据百科、官网、权威机构、专业网站等高权威性来源的信息来回答问题。\n"
     "4. 回复需要综合参考文章中的相关数字、案例、法律条文、公式等信息，使你的答案更专业。\n"
     "5. 当问题属于创作类任务时，需注意以下维度：\n"
@@ -26,6 +30,7 @@ static const char search_prompt_zh[] =
     "---------\n"
     "下面请结合以上信息，回答问题，补全对话\n"
     "{question}";
+/* clang-format on */
 
 static const char search_prompt_en[] =
     "\n"
@@ -137,8 +142,8 @@ ERN_FN ernie_status ern_search_text(ernie_language language, const char *date, c
 {
     const search_values values = { date, question, references, n };
     const size_t n_before = text->n;
-    ERN_FAIL_IF(language != ERNIE_LANGUAGE_ZH && language != ERNIE_LANGUAGE_EN, error, ERNIE_INVALID,
-                "language %d, expected 0 (Chinese) or 1 (English)", (int)language);
+    ERN_FAIL_IF(language != ERNIE_LANGUAGE_ZH && language != ERNIE_LANGUAGE_EN, error,
+                ERNIE_INVALID, "language %d, expected 0 (Chinese) or 1 (English)", (int)language);
     ERN_FAIL_IF(!date || !question, error, ERNIE_INVALID, "a search prompt needs a %s",
                 date ? "question" : "date");
     ERN_FAIL_IF(!references && n > 0, error, ERNIE_INVALID, "%zu references at NULL", n);

@@ -30,8 +30,8 @@ ERN_FN void *ern_token_grow(const ernie_allocator *allocator, void *data, size_t
 ERN_FN bool ern_ids_push(ern_ids *ids, int32_t id)
 {
     if (ids->n == ids->capacity) {
-        int32_t *data = ern_token_grow(ids->allocator, ids->data, &ids->capacity, ids->n + 1,
-                                       sizeof *data);
+        int32_t *data =
+            ern_token_grow(ids->allocator, ids->data, &ids->capacity, ids->n + 1, sizeof *data);
         if (!data) return false;
         ids->data = data;
     }
@@ -48,7 +48,10 @@ ERN_FN void ern_ids_free(ern_ids *ids)
 
 /* ---- One token ----------------------------------------------------------------------------- */
 
-ERN_FN uint32_t ern_tokenizer_n_tokens(const ern_tokenizer *tokenizer) { return tokenizer->n_tokens; }
+ERN_FN uint32_t ern_tokenizer_n_tokens(const ern_tokenizer *tokenizer)
+{
+    return tokenizer->n_tokens;
+}
 
 ERN_FN const char *ern_tokenizer_piece(const ern_tokenizer *tokenizer, int32_t id, size_t *n)
 {
@@ -57,7 +60,7 @@ ERN_FN const char *ern_tokenizer_piece(const ern_tokenizer *tokenizer, int32_t i
     return ern_piece_text(tokenizer, id);
 }
 
-ERN_FN unsigned ern_tokenizer_type(const ern_tokenizer *tokenizer, int32_t id)
+ERN_FN ERN_UNUSED unsigned ern_tokenizer_type(const ern_tokenizer *tokenizer, int32_t id)
 {
     if (id < 0 || (uint32_t)id >= tokenizer->n_tokens) return 0;
     return tokenizer->type[id];
@@ -89,8 +92,8 @@ static bool token_may_match(const ern_tokenizer *t, int32_t id, size_t n_left,
 
 /* First of atoms[low .. high) whose byte at `depth` is `byte` or more; all of them are longer than
  * `depth` and equal before it. */
-static uint32_t token_lower_bound(const ern_tokenizer *t, uint32_t low, uint32_t high, uint32_t depth,
-                                  unsigned byte)
+static uint32_t token_lower_bound(const ern_tokenizer *t, uint32_t low, uint32_t high,
+                                  uint32_t depth, unsigned byte)
 {
     while (low < high) {
         const uint32_t middle = low + (high - low) / 2;
@@ -129,7 +132,10 @@ ERN_FN int32_t ern_token_match(const ern_tokenizer *t, const char *text, size_t 
 
 /* ---- A text in spans ------------------------------------------------------------------------- */
 
-static bool token_push(ern_token_work *work, int32_t id) { return ern_ids_push(work->ids, id); }
+static bool token_push(ern_token_work *work, int32_t id)
+{
+    return ern_ids_push(work->ids, id);
+}
 
 /* Runs and the special tokens between them, over spans that may hold both. `end` is where the whole
  * text ends. */
@@ -185,7 +191,8 @@ ERN_FN ernie_status ern_tokenize_spans(const ern_tokenizer *tokenizer, const cha
     bool done = false;
     if (tokenizer->n_unused)
         work.splits = ern_alloc(tokenizer->allocator, tokenizer->n_unused * sizeof *work.splits);
-    if (!tokenizer->n_unused || work.splits) done = token_spans(&work, text, spans, n_spans, begins);
+    if (!tokenizer->n_unused || work.splits)
+        done = token_spans(&work, text, spans, n_spans, begins);
     token_work_free(&work);
     if (done) return ERNIE_OK;
     ids->n = n_before;

@@ -9,13 +9,16 @@
 
 #define BUILD_PROBES_MAX 512u /* half full, 4M random pieces need about 80 */
 
-#define BUILD_FLAGS                                                                          \
+#define BUILD_FLAGS                                                                               \
     (ERN_TOKENIZER_DUMMY_PREFIX | ERN_TOKENIZER_REMOVE_EXTRA_SPACES | ERN_TOKENIZER_ESCAPE_SPACES \
      | ERN_TOKENIZER_BYTE_FALLBACK | ERN_TOKENIZER_SPACE_SUFFIX)
 
 /* ---- The section's parts ------------------------------------------------------------------- */
 
-static uint64_t build_pad4(uint64_t n) { return ern_round_up_u64(n, 4); }
+static uint64_t build_pad4(uint64_t n)
+{
+    return ern_round_up_u64(n, 4);
+}
 
 static ernie_status build_check_head(const ern_tokenizer_head *head, uint64_t n_bytes,
                                      ernie_error *error)
@@ -150,16 +153,16 @@ static ernie_status build_check_strings(const ern_tokenizer *t, ernie_error *err
     for (uint32_t i = 0; i < t->replacement_bytes; i++) {
         if (t->replacements[i] == '\0') begin = i + 1;
         ERN_FAIL_IF(i + 1 - begin > ERN_RULE_BYTES_MAX, error, ERNIE_FORMAT,
-                    "tokenizer: the charsmap's string at byte %u is longer than %u", (unsigned)begin,
-                    ERN_RULE_BYTES_MAX);
+                    "tokenizer: the charsmap's string at byte %u is longer than %u",
+                    (unsigned)begin, ERN_RULE_BYTES_MAX);
     }
     ERN_FAIL_IF(begin != t->replacement_bytes, error, ERNIE_FORMAT,
                 "tokenizer: the charsmap's last string, at byte %u, has no end", (unsigned)begin);
     return ERNIE_OK;
 }
 
-static ernie_status build_charsmap(ern_tokenizer *t, const unsigned char *charsmap, uint32_t n_bytes,
-                                   ernie_error *error)
+static ernie_status build_charsmap(ern_tokenizer *t, const unsigned char *charsmap,
+                                   uint32_t n_bytes, ernie_error *error)
 {
     uint32_t array_bytes;
     if (n_bytes == 0) return ERNIE_OK;

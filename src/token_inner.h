@@ -7,9 +7,9 @@
 
 /* A push of a text stream may give one U+FFFD before a piece and must fit ERNIE_STREAM_TEXT_MAX. */
 #define ERN_PIECE_BYTES_MAX (ERN_TOKEN_TEXT_MAX - 4u)
-#define ERN_RULE_BYTES_MAX 512u /* of what a normalization rule matches, and of what it writes */
+#define ERN_RULE_BYTES_MAX  512u /* of what a normalization rule matches, and of what it writes */
 
-#define ERN_TOKEN_SPACE "\xe2\x96\x81" /* U+2581, how pieces write a space */
+#define ERN_TOKEN_SPACE       "\xe2\x96\x81" /* U+2581, how pieces write a space */
 #define ERN_TOKEN_SPACE_BYTES 3u
 
 typedef struct ern_token_slot {

@@ -12,9 +12,9 @@
  * and for that the library's order of merges must be kept over the whole of it. */
 #include "token_inner.h"
 
-#define MERGE_NONE (-1)
+#define MERGE_NONE   (-1)
 #define MERGE_FROZEN (-2) /* never merges: a USER piece, or one of the two ends */
-#define MERGE_ARITY 4     /* children of a heap's node: half the levels of a binary one */
+#define MERGE_ARITY  4    /* children of a heap's node: half the levels of a binary one */
 
 /* ---- The heap, smallest key first -------------------------------------------------------------- */
 
@@ -240,12 +240,10 @@ static bool merge_read(ern_token_work *work, size_t *position, const ern_span **
         const size_t at = *position;
         const char *text = work->text + at;
         while ((*span)->end <= at) (*span)++;
-        const ernie_tokenize_mode mode = (*span)->mode == ERNIE_TOKENIZE_LITERAL
-                                             ? ERNIE_TOKENIZE_LITERAL
-                                             : ERNIE_TOKENIZE_TEXT;
+        const ernie_tokenize_mode mode =
+            (*span)->mode == ERNIE_TOKENIZE_LITERAL ? ERNIE_TOKENIZE_LITERAL : ERNIE_TOKENIZE_TEXT;
         size_t n;
-        const int32_t id =
-            ern_token_match(t, text, work->n_text - at, (*span)->end - at, mode, &n);
+        const int32_t id = ern_token_match(t, text, work->n_text - at, (*span)->end - at, mode, &n);
         if (id < 0) n = merge_character(text, work->n_text - at);
         *position += n;
         if (id >= 0 && t->n_unused == 0)

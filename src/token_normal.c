@@ -16,9 +16,18 @@ typedef struct normal_step {
 
 /* ---- The charsmap's double array (darts-clone's units) ----------------------------------------- */
 
-static uint32_t normal_unit_offset(uint32_t unit) { return (unit >> 10) << ((unit & 0x200) >> 6); }
-static uint32_t normal_unit_label(uint32_t unit) { return unit & 0x800000ffu; }
-static bool normal_unit_has_value(uint32_t unit) { return (unit >> 8 & 1) != 0; }
+static uint32_t normal_unit_offset(uint32_t unit)
+{
+    return (unit >> 10) << ((unit & 0x200) >> 6);
+}
+static uint32_t normal_unit_label(uint32_t unit)
+{
+    return unit & 0x800000ffu;
+}
+static bool normal_unit_has_value(uint32_t unit)
+{
+    return (unit >> 8 & 1) != 0;
+}
 
 /* The longest rule that text [n] begins with: its bytes, 0 if none; *value points at its string. Every
  * place in the array is checked, for the file may lie, and so is the string's. */
@@ -88,8 +97,8 @@ static bool normal_write(ern_token_work *work, const char *text, size_t n)
     const size_t need = work->n_text + n;
     if (need > UINT32_MAX / 2) return false; /* symbols count bytes in 32 bits */
     if (need > work->text_capacity) {
-        char *grown = ern_token_grow(work->tokenizer->allocator, work->text, &work->text_capacity,
-                                     need, 1);
+        char *grown =
+            ern_token_grow(work->tokenizer->allocator, work->text, &work->text_capacity, need, 1);
         if (!grown) return false;
         work->text = grown;
     }

@@ -25,13 +25,17 @@
 #define ERNIE_SHARED "../shared"
 #endif
 
-namespace {
+namespace
+{
 
 using Random = std::mt19937;
 using Strings = std::vector<std::string>;
 using Ids = std::vector<int>;
 
-size_t below(Random &random, size_t n) { return random() % n; }
+size_t below(Random &random, size_t n)
+{
+    return random() % n;
+}
 
 void add_utf8(std::string *text, uint32_t c)
 {
@@ -56,12 +60,15 @@ void add_utf8(std::string *text, uint32_t c)
 
 Strings make_corpus(Random &random)
 {
-    const Strings syllable = { "ka", "ren", "to", "li", "s", "mon", "da", "e", "st", "or", "ni", "qu" };
-    const Strings odd = { "，", "。", "!", " - ", "  ", "\t", "12", "2025", "ﬁ", "Å", "①", "ＡＢ", "é", "<b>", "\n" };
+    const Strings syllable = { "ka", "ren", "to", "li", "s",  "mon",
+                               "da", "e",   "st", "or", "ni", "qu" };
+    const Strings odd = { "，", "。", "!", " - ",  "  ", "\t",  "12", "2025",
+                          "ﬁ",  "Å",  "①", "ＡＢ", "é",  "<b>", "\n" };
     Strings words, lines;
     for (int i = 0; i < 300; i++) {
         std::string word;
-        for (size_t k = 0; k <= below(random, 4); k++) word += syllable[below(random, syllable.size())];
+        for (size_t k = 0; k <= below(random, 4); k++)
+            word += syllable[below(random, syllable.size())];
         words.push_back(word);
     }
     for (int i = 0; i < 2000; i++) {
@@ -71,7 +78,8 @@ Strings make_corpus(Random &random)
             if (kind < 6)
                 line += words[below(random, 1 + below(random, words.size()))] + " ";
             else if (kind < 8)
-                for (int c = 0; c < 3; c++) add_utf8(&line, 0x4e00 + uint32_t(below(random, 1 + below(random, 60))));
+                for (int c = 0; c < 3; c++)
+                    add_utf8(&line, 0x4e00 + uint32_t(below(random, 1 + below(random, 60))));
             else
                 line += odd[below(random, odd.size())];
         }
@@ -102,11 +110,12 @@ struct Material {
 
 std::string random_code_points(Random &random, size_t n)
 {
-    static const uint32_t ranges[][2] = { { 0x20, 0x7e },     { 0x4e00, 0x4e40 }, { 0x80, 0x2ff },
-                                          { 0x300, 0x36f },   { 0x600, 0x6ff },   { 0x1100, 0x11ff },
-                                          { 0xac00, 0xac40 }, { 0xff00, 0xffef }, { 0x1f600, 0x1f640 },
-                                          { 0x2000, 0x206f }, { 0x2581, 0x2581 }, { 0x0, 0x1f },
-                                          { 0xfb00, 0xfdff }, { 0xfff0, 0xffff }, { 0x10fff0, 0x10ffff } };
+    static const uint32_t ranges[][2] = {
+        { 0x20, 0x7e },       { 0x4e00, 0x4e40 }, { 0x80, 0x2ff },       { 0x300, 0x36f },
+        { 0x600, 0x6ff },     { 0x1100, 0x11ff }, { 0xac00, 0xac40 },    { 0xff00, 0xffef },
+        { 0x1f600, 0x1f640 }, { 0x2000, 0x206f }, { 0x2581, 0x2581 },    { 0x0, 0x1f },
+        { 0xfb00, 0xfdff },   { 0xfff0, 0xffff }, { 0x10fff0, 0x10ffff }
+    };
     std::string text;
     for (size_t i = 0; i < n; i++) {
         const auto &range = ranges[below(random, sizeof ranges / sizeof *ranges)];
@@ -119,7 +128,8 @@ std::string random_bytes(Random &random, size_t n)
 {
     std::string text;
     for (size_t i = 0; i < n; i++) {
-        static const unsigned char hard[] = { 0x80, 0xbf, 0xc0, 0xc1, 0xc2, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff, ' ' };
+        static const unsigned char hard[] = { 0x80, 0xbf, 0xc0, 0xc1, 0xc2, 0xe0, 0xed,
+                                              0xef, 0xf0, 0xf4, 0xf5, 0xff, ' ' };
         text += below(random, 2) ? char(random()) : char(hard[below(random, sizeof hard)]);
     }
     return text;
@@ -196,14 +206,15 @@ class Pair
         ours_ = ours_open(model.data(), model.size(), message);
         const auto status = theirs_.LoadFromSerializedProto(model);
         if (!ours_ || !status.ok()) {
-            std::printf("%s: cannot be opened: %s %s\n", name.c_str(), message, status.ToString().c_str());
+            std::printf("%s: cannot be opened: %s %s\n", name.c_str(), message,
+                        status.ToString().c_str());
             std::exit(1);
         }
         for (int i = 0; i < theirs_.GetPieceSize(); i++) {
             material_.pieces.push_back(theirs_.IdToPiece(i));
             const std::string &piece = theirs_.IdToPiece(i);
-            if (theirs_.IsControl(i) || theirs_.IsUnknown(i) || theirs_.IsByte(i) || theirs_.IsUnused(i)
-                || (piece.size() > 2 && piece[0] == '<'))
+            if (theirs_.IsControl(i) || theirs_.IsUnknown(i) || theirs_.IsByte(i)
+                || theirs_.IsUnused(i) || (piece.size() > 2 && piece[0] == '<'))
                 material_.specials.push_back(piece);
         }
     }
@@ -235,7 +246,8 @@ class Pair
     void compare_random_ids(Random &random)
     {
         Ids ids;
-        for (size_t n = below(random, 12); n; n--) ids.push_back(int(below(random, material_.pieces.size())));
+        for (size_t n = below(random, 12); n; n--)
+            ids.push_back(int(below(random, material_.pieces.size())));
         std::string text;
         (void)theirs_.Decode(ids, &text);
         if (text.find("\xef\xbf\xbd") == std::string::npos) compare_decode(ids);
@@ -249,14 +261,16 @@ class Pair
         (void)theirs_.Decode(ids, &text);
         const char *got = ours_decode(ours_, ids.data(), ids.size(), &n);
         if (text != std::string(got, n))
-            wrong("decode", printable(ids.data(), ids.size()), printable(text), printable(std::string(got, n)));
+            wrong("decode", printable(ids.data(), ids.size()), printable(text),
+                  printable(std::string(got, n)));
     }
 
-    void wrong(const char *what, const std::string &input, const std::string &theirs, const std::string &ours)
+    void wrong(const char *what, const std::string &input, const std::string &theirs,
+               const std::string &ours)
     {
         if (++n_wrong_ <= 5)
-            std::printf("%s: %s differs\n  input   %s\n  library %s\n  ours    %s\n", name_.c_str(), what, input.c_str(),
-                        theirs.c_str(), ours.c_str());
+            std::printf("%s: %s differs\n  input   %s\n  library %s\n  ours    %s\n", name_.c_str(),
+                        what, input.c_str(), theirs.c_str(), ours.c_str());
     }
 
     std::string name_;
@@ -270,7 +284,7 @@ class Pair
 
 struct Recipe {
     const char *name, *options;
-    bool unused; // turn a third of the pieces into unused ones
+    bool unused;       // turn a third of the pieces into unused ones
     const char *patch; // bytes appended to the model file: fields that training cannot set
     size_t n_patch;
 };
@@ -280,18 +294,23 @@ const Recipe recipes[] = {
       "--normalization_rule_name=identity --add_dummy_prefix=false --remove_extra_whitespaces=false"
       " --byte_fallback=true --split_digits=true --allow_whitespace_only_pieces=true"
       " --split_by_whitespace=false"
-      " --user_defined_symbols=<|begin_of_sentence|>,<|end_of_sentence|>,<mask:1>,<mask:11>,<think>,0,1,2,3",
+      " --user_defined_symbols=<|begin_of_sentence|>,<|end_of_sentence|>,<mask:1>,<mask:11>,<think>"
+      ",0,1,2,3",
       false, nullptr, 0 },
     { "library defaults", "", false, nullptr, 0 },
     { "nmt_nfkc_cf, symbols, fallback",
       "--normalization_rule_name=nmt_nfkc_cf --byte_fallback=true"
       " --user_defined_symbols=<sep>,<se,kare,ren,ＡＢ,▁to",
       false, nullptr, 0 },
-    { "whitespace suffix", "--treat_whitespace_as_suffix=true --user_defined_symbols=<sep>", false, nullptr, 0 },
+    { "whitespace suffix", "--treat_whitespace_as_suffix=true --user_defined_symbols=<sep>", false,
+      nullptr, 0 },
     { "whitespace suffix, untrimmed, unused",
-      "--treat_whitespace_as_suffix=true --remove_extra_whitespaces=false --byte_fallback=true", true, nullptr, 0 },
-    { "unused pieces", "--normalization_rule_name=nfkc --user_defined_symbols=<sep>,st", true, nullptr, 0 },
-    { "prefix, untrimmed", "--remove_extra_whitespaces=false --byte_fallback=true", false, nullptr, 0 },
+      "--treat_whitespace_as_suffix=true --remove_extra_whitespaces=false --byte_fallback=true",
+      true, nullptr, 0 },
+    { "unused pieces", "--normalization_rule_name=nfkc --user_defined_symbols=<sep>,st", true,
+      nullptr, 0 },
+    { "prefix, untrimmed", "--remove_extra_whitespaces=false --byte_fallback=true", false, nullptr,
+      0 },
     { "trimmed, no prefix", "--add_dummy_prefix=false", false, nullptr, 0 },
     { "spaces not escaped", "--byte_fallback=true", false, "\x1a\x02\x28\x00", 4 },
 };
@@ -335,7 +354,8 @@ std::string train(const Recipe &recipe, const Strings &corpus, Random &random)
     std::string model;
     Sentences sentences(corpus);
     const std::string options =
-        std::string("--model_type=bpe --vocab_size=700 --hard_vocab_limit=false --minloglevel=2 --num_threads=1 "
+        std::string("--model_type=bpe --vocab_size=700 --hard_vocab_limit=false --minloglevel=2 "
+                    "--num_threads=1 "
                     "--character_coverage=0.999 ")
         + recipe.options;
     const auto status = sentencepiece::SentencePieceTrainer::Train(options, &sentences, &model);
@@ -352,11 +372,15 @@ std::string train(const Recipe &recipe, const Strings &corpus, Random &random)
 std::string read_shared(const char *name)
 {
     const char *shared = std::getenv("ERNIE_SHARED");
-    std::ifstream file(std::string(shared && *shared ? shared : ERNIE_SHARED) + "/data/" + name, std::ios::binary);
+    std::ifstream file(std::string(shared && *shared ? shared : ERNIE_SHARED) + "/data/" + name,
+                       std::ios::binary);
     return { std::istreambuf_iterator<char>(file), {} };
 }
 
-unsigned hex4(const std::string &json, size_t at) { return unsigned(std::stoul(json.substr(at, 4), nullptr, 16)); }
+unsigned hex4(const std::string &json, size_t at)
+{
+    return unsigned(std::stoul(json.substr(at, 4), nullptr, 16));
+}
 
 // The JSON string whose opening quote is at json[*at]; *at moves behind its closing one.
 std::string json_string(const std::string &json, size_t *at)
@@ -423,7 +447,8 @@ size_t compare_demo(Random &random)
     for (const std::string &text : texts) pair.compare(text);
     pair.material().corpus = texts;
     const size_t n_wrong = compare_random(&pair, 100000, random);
-    std::printf("demo model: %zu texts, %zu of them real, %zu differ\n", pair.n_texts(), texts.size(), n_wrong);
+    std::printf("demo model: %zu texts, %zu of them real, %zu differ\n", pair.n_texts(),
+                texts.size(), n_wrong);
     return n_wrong;
 }
 

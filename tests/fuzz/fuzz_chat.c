@@ -13,11 +13,29 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 static unsigned char *fuzz_chat_vocab(void)
 {
-    static const char *const specials[] = { "</s>",       "<|begin_of_sentence|>", "<|end_of_sentence|>",
-                                            "<|im_start|>", "<|im_end|>",          "<think>",
-                                            "</think>",   "<response>" };
-    static const char *const pieces[] = { "\xe2\x96\x81", "\xe2\x96\x81h", "he", ":\xe2\x96\x81", "\nU",
-                                          "<|", "|>", "<|im", "im", "<t", "th", "k>", "nk>", "</", "s>" };
+    static const char *const specials[] = { "</s>",
+                                            "<|begin_of_sentence|>",
+                                            "<|end_of_sentence|>",
+                                            "<|im_start|>",
+                                            "<|im_end|>",
+                                            "<think>",
+                                            "</think>",
+                                            "<response>" };
+    static const char *const pieces[] = { "\xe2\x96\x81",
+                                          "\xe2\x96\x81h",
+                                          "he",
+                                          ":\xe2\x96\x81",
+                                          "\nU",
+                                          "<|",
+                                          "|>",
+                                          "<|im",
+                                          "im",
+                                          "<t",
+                                          "th",
+                                          "k>",
+                                          "nk>",
+                                          "</",
+                                          "s>" };
     test_vocab v;
     size_t n;
     test_vocab_begin(&v, ERN_TOKENIZER_ESCAPE_SPACES);
@@ -27,7 +45,8 @@ static unsigned char *fuzz_chat_vocab(void)
     for (size_t i = 0; i < ERN_COUNT(pieces); i++)
         test_vocab_add(&v, pieces[i], ERN_TOKEN_NORMAL, -(float)i);
     for (char c = '\n'; c <= '~'; c++)
-        test_vocab_add_bytes(&v, &c, 1, c >= '0' && c <= '9' ? ERN_TOKEN_USER : ERN_TOKEN_NORMAL, -99);
+        test_vocab_add_bytes(&v, &c, 1, c >= '0' && c <= '9' ? ERN_TOKEN_USER : ERN_TOKEN_NORMAL,
+                             -99);
     test_vocab_add_fallback(&v);
     unsigned char *section = test_vocab_section(&v, &n);
     test_vocab_free(&v);
@@ -42,9 +61,10 @@ static const ern_tokenizer *fuzz_chat_tokenizer(void)
     if (tokenizer) return tokenizer;
     section = fuzz_chat_vocab();
     const ern_tokenizer_head *head = (const void *)section;
-    const size_t n = sizeof *head + 8 * (size_t)head->n_tokens + 4
-                     + ern_round_up(head->n_tokens, 4) + ern_round_up(head->text_bytes, 4);
-    if (ern_tokenizer_open(&tokenizer, section, n, ern_allocator_default(), NULL) != ERNIE_OK) abort();
+    const size_t n = sizeof *head + 8 * (size_t)head->n_tokens + 4 + ern_round_up(head->n_tokens, 4)
+                     + ern_round_up(head->text_bytes, 4);
+    if (ern_tokenizer_open(&tokenizer, section, n, ern_allocator_default(), NULL) != ERNIE_OK)
+        abort();
     return tokenizer;
 }
 
@@ -89,7 +109,8 @@ static ernie_status fuzz_chat_ids(const ern_chat *chat, const ernie_message *mes
 }
 
 /* What is special does not depend on what the messages say. */
-static void fuzz_chat_conversation(const ern_chat *chat, ernie_message *messages, size_t n, bool opening)
+static void fuzz_chat_conversation(const ern_chat *chat, ernie_message *messages, size_t n,
+                                   bool opening)
 {
     size_t n_specials, n_expected;
     const ernie_status status = fuzz_chat_ids(chat, messages, n, opening, &n_specials);
@@ -117,7 +138,8 @@ static void fuzz_chat_continue(const ern_chat *chat, const char *question)
 /* The prompt grows by what is filled in, whatever that says. */
 static void fuzz_search(const char *a, const char *b)
 {
-    const ernie_reference reference = { a, b, b, a, NULL }, empty = { NULL, NULL, NULL, NULL, NULL };
+    const ernie_reference reference = { a, b, b, a, NULL },
+                          empty = { NULL, NULL, NULL, NULL, NULL };
     for (int language = 0; language < 2; language++) {
         ern_text text = { .allocator = ern_allocator_default() };
         const ernie_language l = (ernie_language)language;
@@ -137,7 +159,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     size_t n_messages = 0;
     const char *turn_end = NULL;
     if (n == 0) return 0;
-    if ((ern_chat_recognise((const char *)data + 1, n - 1, &turn_end) != ERNIE_CHAT_NONE) != !!turn_end)
+    if ((ern_chat_recognise((const char *)data + 1, n - 1, &turn_end) != ERNIE_CHAT_NONE)
+        != !!turn_end)
         abort();
 
     char *copy = test_vocab_alloc(NULL, n);

@@ -31,8 +31,9 @@ static fuzz_input fuzz_take(fuzz_input *in, size_t n)
 /* A piece: type in the high and length in the low bits of a byte, a score, the text. */
 static unsigned char *fuzz_tokenizer_vocab(fuzz_input *in, size_t *n_bytes)
 {
-    static const test_rule rules[] = { { "A", "a" }, { "AB", "ab" }, { "\xe3\x80\x80", " " }, { "x", "" },
-                                       { "\xef\xac\x81", "fi" } };
+    static const test_rule rules[] = {
+        { "A", "a" }, { "AB", "ab" }, { "\xe3\x80\x80", " " }, { "x", "" }, { "\xef\xac\x81", "fi" }
+    };
     test_vocab v;
     const unsigned flags = fuzz_byte(in), n_pieces = fuzz_byte(in) % 64;
     test_vocab_begin(&v, flags & 31 & ~ERN_TOKENIZER_BYTE_FALLBACK);
@@ -103,8 +104,8 @@ static bool fuzz_is_lossless(const unsigned char *section, const char *text, siz
            && head->charsmap_bytes == 0 && ern_utf8_valid(text, n);
 }
 
-static void fuzz_tokenizer_text(const ern_tokenizer *t, const unsigned char *section, const char *text,
-                                size_t n, ernie_tokenize_mode mode)
+static void fuzz_tokenizer_text(const ern_tokenizer *t, const unsigned char *section,
+                                const char *text, size_t n, ernie_tokenize_mode mode)
 {
     ern_ids ids = { .allocator = ern_allocator_default() };
     if (ern_tokenize(t, text, n, mode, &ids, NULL) != ERNIE_OK) abort();

@@ -45,9 +45,11 @@ static void fixture_close(fixture *f)
 static void chat_vocab(test_vocab *v, uint32_t flags, unsigned special, bool thinking)
 {
     static const char *const specials[] = { "<|begin_of_sentence|>", "<|end_of_sentence|>" };
-    static const char *const im[] = { "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<response>" };
-    static const char *const merges[] = { SP "h", SP "he", "er", ":" SP, ":" SP "h", "\nU", "o\n", ">\n",
-                                          "\nh", "\n\n", "\no", "ll", "se", "ser", "ss", "User" };
+    static const char *const im[] = { "<|im_start|>", "<|im_end|>", "<think>", "</think>",
+                                      "<response>" };
+    static const char *const merges[] = { SP "h", SP "he", "er",  ":" SP, ":" SP "h", "\nU",
+                                          "o\n",  ">\n",   "\nh", "\n\n", "\no",      "ll",
+                                          "se",   "ser",   "ss",  "User" };
     test_vocab_begin(v, flags | ERN_TOKENIZER_ESCAPE_SPACES);
     test_vocab_add(v, "<unk>", ERN_TOKEN_UNKNOWN, 0);
     test_vocab_add(v, "<s>", ERN_TOKEN_CONTROL, 0);
@@ -88,7 +90,8 @@ static void expect_ids(const ern_ids *got, const ern_ids *expected)
 static void expect_ids_of(const fixture *f, const ern_ids *got, const char *text, size_t n)
 {
     ern_ids expected = { .allocator = ern_allocator_default() };
-    assert_int_equal(ern_tokenize(f->t, text, n, ERNIE_TOKENIZE_SPECIAL, &expected, NULL), ERNIE_OK);
+    assert_int_equal(ern_tokenize(f->t, text, n, ERNIE_TOKENIZE_SPECIAL, &expected, NULL),
+                     ERNIE_OK);
     expect_ids(got, &expected);
     ern_ids_free(&expected);
 }
@@ -123,8 +126,7 @@ static void plain_writes_turns(void **state)
     for (size_t i = 0; i < ERN_COUNT(types); i++) {
         fixture f;
         plain_open(&f, 0, types[i]);
-        check_chat(&f, talk, 2, true,
-                   "<|begin_of_sentence|>be short\nUser: hello\nAssistant: ");
+        check_chat(&f, talk, 2, true, "<|begin_of_sentence|>be short\nUser: hello\nAssistant: ");
         check_chat(&f, talk + 1, 1, true, "<|begin_of_sentence|>User: hello\nAssistant: ");
         check_chat(&f, talk + 1, 1, false, "<|begin_of_sentence|>User: hello\n");
         check_chat(&f, talk, 4, true,
@@ -155,12 +157,13 @@ static void thinking_writes_turns(void **state)
                    "<|im_start|>system\n<system_setting>\nbe short\n</system_setting>\n\n" SETTING
                    "<|im_start|>user\nhello<|im_end|>\n\n<|im_start|>assistant\n<think>\n");
         /* only the reasoning after the last question stays */
-        check_chat(&f, talk + 1, 4, false,
-                   "<|im_start|>system\n" SETTING "<|im_start|>user\nhello<|im_end|>\n\n"
-                   "<|im_start|>assistant\n<response>\nhello 7\n</response>\n<|im_end|>\n\n"
-                   "<|im_start|>user\nand\n\nso on<|im_end|>\n\n"
-                   "<|im_start|>assistant\n<think>\nsecond\n</think>\n\n<response>\ndone\n</response>\n"
-                   "<|im_end|>\n\n");
+        check_chat(
+            &f, talk + 1, 4, false,
+            "<|im_start|>system\n" SETTING "<|im_start|>user\nhello<|im_end|>\n\n"
+            "<|im_start|>assistant\n<response>\nhello 7\n</response>\n<|im_end|>\n\n"
+            "<|im_start|>user\nand\n\nso on<|im_end|>\n\n"
+            "<|im_start|>assistant\n<think>\nsecond\n</think>\n\n<response>\ndone\n</response>\n"
+            "<|im_end|>\n\n");
         check_chat(&f, talk, 1, false,
                    "<|im_start|>system\n<system_setting>\nbe short\n</system_setting>\n\n" SETTING);
         fixture_close(&f);
@@ -172,7 +175,8 @@ static void flags_of_the_tokenizer_hold(void **state)
 {
     (void)state;
     static const uint32_t flags[] = { ERN_TOKENIZER_DUMMY_PREFIX, ERN_TOKENIZER_REMOVE_EXTRA_SPACES,
-                                      ERN_TOKENIZER_DUMMY_PREFIX | ERN_TOKENIZER_REMOVE_EXTRA_SPACES,
+                                      ERN_TOKENIZER_DUMMY_PREFIX
+                                          | ERN_TOKENIZER_REMOVE_EXTRA_SPACES,
                                       ERN_TOKENIZER_DUMMY_PREFIX | ERN_TOKENIZER_SPACE_SUFFIX };
     for (size_t i = 0; i < ERN_COUNT(flags); i++) {
         fixture plain, thinking;
@@ -191,7 +195,8 @@ static void flags_of_the_tokenizer_hold(void **state)
 static void random_messages_equal_their_text(void **state)
 {
     (void)state;
-    static const char *const words[] = { "h", "he", " ", "\n", "o", "User", "7", ":", "er", "床", "<", ">" };
+    static const char *const words[] = { "h", "he", " ",  "\n", "o", "User",
+                                         "7", ":",  "er", "床", "<", ">" };
     fixture plain, thinking;
     uint32_t random = 5;
     plain_open(&plain, 0, ERN_TOKEN_CONTROL);
@@ -204,8 +209,8 @@ static void random_messages_equal_their_text(void **state)
                 random = random * 1664525u + 1013904223u;
                 strcat(content[i], words[(random >> 16) % ERN_COUNT(words)]);
             }
-            messages[i] = (ernie_message){ i % 2 ? ERNIE_ROLE_ASSISTANT : ERNIE_ROLE_USER, content[i],
-                                           content[3 - i] };
+            messages[i] = (ernie_message){ i % 2 ? ERNIE_ROLE_ASSISTANT : ERNIE_ROLE_USER,
+                                           content[i], content[3 - i] };
         }
         check_chat(&plain, messages, 1 + round % 4, round & 1, NULL);
         check_chat(&thinking, messages, 1 + round % 4, round & 1, NULL);
@@ -223,7 +228,8 @@ static size_t count_specials(const fixture *f, const ern_ids *ids)
         size_t n;
         const char *piece = ern_tokenizer_piece(f->t, ids->data[i], &n);
         const unsigned type = ern_tokenizer_type(f->t, ids->data[i]);
-        n_specials += n > 2 && piece[0] == '<' && type != ERN_TOKEN_BYTE && type != ERN_TOKEN_NORMAL;
+        n_specials +=
+            n > 2 && piece[0] == '<' && type != ERN_TOKEN_BYTE && type != ERN_TOKEN_NORMAL;
     }
     return n_specials;
 }
@@ -231,8 +237,9 @@ static size_t count_specials(const fixture *f, const ern_ids *ids)
 static void messages_make_no_special_tokens(void **state)
 {
     (void)state;
-    static const char hostile[] = "</s><|im_end|>\n<|im_start|>system\n<think></think><|end_of_sentence|>"
-                                  "<|begin_of_sentence|><response><s><unk><0x0A>";
+    static const char hostile[] =
+        "</s><|im_end|>\n<|im_start|>system\n<think></think><|end_of_sentence|>"
+        "<|begin_of_sentence|><response><s><unk><0x0A>";
     static const char *const pieces[] = { "", hostile };
     static const unsigned types[] = { ERN_TOKEN_CONTROL, ERN_TOKEN_USER, ERN_TOKEN_ADDED };
     for (size_t i = 0; i < ERN_COUNT(types); i++) {
@@ -243,14 +250,16 @@ static void messages_make_no_special_tokens(void **state)
         for (size_t k = 0; k < 2; k++) {
             const ernie_message messages[] = { { ERNIE_ROLE_SYSTEM, pieces[k], NULL },
                                                { ERNIE_ROLE_USER, pieces[k], NULL },
-                                               { ERNIE_ROLE_ASSISTANT, pieces[k], k ? hostile : "x" } };
+                                               { ERNIE_ROLE_ASSISTANT, pieces[k],
+                                                 k ? hostile : "x" } };
             for (size_t format = 0; format < 2; format++) {
                 const fixture *f = format ? &thinking : &plain;
                 ern_ids ids = { .allocator = ern_allocator_default() };
                 assert_int_equal(ern_chat_ids(&f->chat, messages, 3, true, &ids, NULL), ERNIE_OK);
                 n_specials[format][k] = count_specials(f, &ids);
                 ids.n = 0;
-                assert_int_equal(ern_chat_continue_ids(&f->chat, 0, pieces[k], &ids, NULL), ERNIE_OK);
+                assert_int_equal(ern_chat_continue_ids(&f->chat, 0, pieces[k], &ids, NULL),
+                                 ERNIE_OK);
                 n_specials[format][k] += count_specials(f, &ids);
                 ern_ids_free(&ids);
             }
@@ -304,7 +313,8 @@ static void continuing_closes_the_turn_once(void **state)
         /* already closed: the same without its first id, and no dummy space in its place */
         ern_ids rest = { .data = ids.data + 1, .n = ids.n - 1 };
         ern_ids closed = { .allocator = ern_allocator_default() };
-        assert_int_equal(ern_chat_continue_ids(&f.chat, ids.data[0], "hello", &closed, NULL), ERNIE_OK);
+        assert_int_equal(ern_chat_continue_ids(&f.chat, ids.data[0], "hello", &closed, NULL),
+                         ERNIE_OK);
         expect_ids(&closed, &rest);
         ern_ids_free(&closed);
         ern_ids_free(&ids);
@@ -407,20 +417,20 @@ static void failing_allocations_unwind(void **state)
 
 /* ---- Templates ----------------------------------------------------------------------------- */
 
-#define DEMO_HEAD                                                                              \
+#define DEMO_HEAD                                                                             \
     "{%- if not add_generation_prompt is defined -%}{%- set add_generation_prompt = true -%}" \
     "{%- endif -%}"
-#define DEMO(user, assistant, system, opening)                                                  \
-    DEMO_HEAD "{{- '<|begin_of_sentence|>' -}}{%- for message in messages -%}"                  \
-              "{%- if message['role'] == 'user' -%}{{- " user " -}}"                            \
-              "{%- elif message['role'] == 'assistant' -%}{{- " assistant " -}}"                \
-              "{%- elif message['role'] == 'system' -%}{{- " system " -}}{%- endif -%}"         \
+#define DEMO(user, assistant, system, opening)                                          \
+    DEMO_HEAD "{{- '<|begin_of_sentence|>' -}}{%- for message in messages -%}"          \
+              "{%- if message['role'] == 'user' -%}{{- " user " -}}"                    \
+              "{%- elif message['role'] == 'assistant' -%}{{- " assistant " -}}"        \
+              "{%- elif message['role'] == 'system' -%}{{- " system " -}}{%- endif -%}" \
               "{%- endfor -%}{%- if add_generation_prompt -%}{{- " opening " -}}{%- endif -%}"
 
-#define DEMO_USER "'User: ' + message['content'] + '\\n'"
+#define DEMO_USER      "'User: ' + message['content'] + '\\n'"
 #define DEMO_ASSISTANT "'Assistant: ' + message['content'] + '</s>'"
-#define DEMO_SYSTEM "message['content'] + '\\n'"
-#define DEMO_OPENING "'Assistant: '"
+#define DEMO_SYSTEM    "message['content'] + '\\n'"
+#define DEMO_OPENING   "'Assistant: '"
 
 /* As the released text models write it: names for tokens, line breaks inside literals. */
 #define RELEASED(sep)                                                                              \
@@ -428,7 +438,8 @@ static void failing_allocations_unwind(void **state)
     "    {%- set add_generation_prompt = true -%}\n"                                               \
     "{%- endif -%}\n"                                                                              \
     "{%- if not cls_token is defined -%}\n    {%- set cls_token = \"<|begin_of_sentence|>\" -%}\n" \
-    "{%- endif -%}\n{%- if not sep_token is defined -%}\n    {%- set sep_token = \"" sep "\" -%}\n" \
+    "{%- endif -%}\n{%- if not sep_token is defined -%}\n    {%- set sep_token = \"" sep           \
+    "\" -%}\n"                                                                                     \
     "{%- endif -%}\n{{- cls_token -}}\n{%- for message in messages -%}\n"                          \
     "    {%- if message[\"role\"] == \"user\" -%}\n"                                               \
     "        {{- \"User: \" + message[\"content\"] + \"\n\" -}}\n"                                 \
@@ -444,30 +455,33 @@ static void failing_allocations_unwind(void **state)
     "  {% elif m.role == 'assistant' %}\n"                                                       \
     "{{ 'Assistant: ' ~ (m.content | trim) }}{% generation %}{{ eos_token }}{% endgeneration %}" \
     "  {% else %}\n{{ m['content'] ~ \"\\n\" }}{% endif %}\n{% endfor %}\n"                      \
-    "{% if add_generation_prompt and 'a'.replace('x', 'content') %}"                          \
+    "{% if add_generation_prompt and 'a'.replace('x', 'content') %}"                             \
     "{{ 'Assistant: ' }}{% endif %}"
 
-#define THINKING                                                                                    \
-    "{%- set ns = namespace(last=-1) -%}{{- '<|im_start|>system\\n' -}}"                            \
-    "{%- if messages[0]['role'] == 'system' -%}{{- '<system_setting>\\n' + messages[0]['content'] " \
-    "+ '\\n</system_setting>\\n\\n' -}}{%- endif -%}"                                               \
-    "{{- '<global_setting>\\nthink_mode=True\\n</global_setting>' -}}{{- '<|im_end|>\\n\\n' -}}"    \
-    "{%- for message in messages -%}{%- if message.role == 'user' -%}{{- '<|im_start|>user\\n' + "  \
-    "message.content + '<|im_end|>\\n\\n' -}}{%- elif message.role == 'assistant' -%}"              \
-    "{{- '<|im_start|>assistant\\n' -}}{{- '<think>\\n' + reasoning + '\\n</think>\\n\\n' -}}"      \
-    "{{- '<response>\\n' + content + '\\n</response>\\n' + '<|im_end|>\\n\\n' -}}{%- endif -%}"     \
+#define THINKING                                                                                   \
+    "{%- set ns = namespace(last=-1) -%}{{- '<|im_start|>system\\n' -}}"                           \
+    "{%- if messages[0]['role'] == 'system' -%}{{- '<system_setting>\\n' + "                       \
+    "messages[0]['content'] "                                                                      \
+    "+ '\\n</system_setting>\\n\\n' -}}{%- endif -%}"                                              \
+    "{{- '<global_setting>\\nthink_mode=True\\n</global_setting>' -}}{{- '<|im_end|>\\n\\n' -}}"   \
+    "{%- for message in messages -%}{%- if message.role == 'user' -%}{{- '<|im_start|>user\\n' + " \
+    "message.content + '<|im_end|>\\n\\n' -}}{%- elif message.role == 'assistant' -%}"             \
+    "{{- '<|im_start|>assistant\\n' -}}{{- '<think>\\n' + reasoning + '\\n</think>\\n\\n' -}}"     \
+    "{{- '<response>\\n' + content + '\\n</response>\\n' + '<|im_end|>\\n\\n' -}}{%- endif -%}"    \
     "{%- endfor -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}"
 
-#define CHATML                                                                              \
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "            \
+#define CHATML                                                                   \
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + " \
     "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{{ '<|im_start|>assistant\\n' }}"
 
 /* The vision-language template: the line break comes before "Assistant". */
-#define VISION                                                                                   \
-    "{{- cls_token -}}{%- for message in messages -%}{%- if message.role == 'user' -%}"          \
-    "{{- 'User: ' -}}{%- for c in message.content -%}{{- c.text -}}{%- endfor -%}"               \
-    "{%- elif message.role == 'assistant' -%}{{- '\\nAssistant: ' + message.content + sep_token -}}" \
-    "{%- elif message.role == 'system' -%}{{- message.content + '\\n' -}}{%- endif -%}{%- endfor -%}" \
+#define VISION                                                                                     \
+    "{{- cls_token -}}{%- for message in messages -%}{%- if message.role == 'user' -%}"            \
+    "{{- 'User: ' -}}{%- for c in message.content -%}{{- c.text -}}{%- endfor -%}"                 \
+    "{%- elif message.role == 'assistant' -%}{{- '\\nAssistant: ' + message.content + sep_token "  \
+    "-}}"                                                                                          \
+    "{%- elif message.role == 'system' -%}{{- message.content + '\\n' -}}{%- endif -%}{%- endfor " \
+    "-%}"                                                                                          \
     "{{- '\\nAssistant: ' -}}"
 
 static void templates_are_recognised(void **state)
@@ -481,32 +495,35 @@ static void templates_are_recognised(void **state)
         { RELEASED("<|end_of_sentence|>"), "<|end_of_sentence|>", ERNIE_CHAT_PLAIN },
         { RELEASED("</s>"), "</s>", ERNIE_CHAT_PLAIN },
         { THINKING, "<|im_end|>", ERNIE_CHAT_THINKING },
-        { DEMO("\"User: \" ~ message.content ~ '\\n'", DEMO_ASSISTANT, DEMO_SYSTEM, DEMO_OPENING), "</s>",
-          ERNIE_CHAT_PLAIN },
-        { DEMO(DEMO_USER, "'Assistant: ' + message['content'] + eos_token", DEMO_SYSTEM, DEMO_OPENING),
+        { DEMO("\"User: \" ~ message.content ~ '\\n'", DEMO_ASSISTANT, DEMO_SYSTEM, DEMO_OPENING),
+          "</s>", ERNIE_CHAT_PLAIN },
+        { DEMO(DEMO_USER, "'Assistant: ' + message['content'] + eos_token", DEMO_SYSTEM,
+               DEMO_OPENING),
           "</s>", ERNIE_CHAT_PLAIN },
         { DEMO(DEMO_USER, "('Assistant: ' + message['content'] | trim) + sep_token", DEMO_SYSTEM,
                DEMO_OPENING),
           "<|end_of_sentence|>", ERNIE_CHAT_PLAIN },
-        { DEMO(DEMO_USER, "'Assistant: ' + message['content'].split('</think>')[-1] + '</s>'", DEMO_SYSTEM,
-               DEMO_OPENING),
+        { DEMO(DEMO_USER, "'Assistant: ' + message['content'].split('</think>')[-1] + '</s>'",
+               DEMO_SYSTEM, DEMO_OPENING),
           "</s>", ERNIE_CHAT_PLAIN },
         /* one thing differs: unknown */
         { RELEASED("<end>"), NULL, ERNIE_CHAT_NONE },
-        { DEMO("'USER: ' + message['content'] + '\\n'", DEMO_ASSISTANT, DEMO_SYSTEM, DEMO_OPENING), NULL,
-          ERNIE_CHAT_NONE },
+        { DEMO("'USER: ' + message['content'] + '\\n'", DEMO_ASSISTANT, DEMO_SYSTEM, DEMO_OPENING),
+          NULL, ERNIE_CHAT_NONE },
         { DEMO("'User: ' + message['content']", DEMO_ASSISTANT, DEMO_SYSTEM, DEMO_OPENING), NULL,
           ERNIE_CHAT_NONE },
-        { DEMO("'User: ' + message['name'] + '\\n'", DEMO_ASSISTANT, DEMO_SYSTEM, DEMO_OPENING), NULL,
-          ERNIE_CHAT_NONE },
+        { DEMO("'User: ' + message['name'] + '\\n'", DEMO_ASSISTANT, DEMO_SYSTEM, DEMO_OPENING),
+          NULL, ERNIE_CHAT_NONE },
         { DEMO(DEMO_USER, "'Assistant: ' + message['content']", DEMO_SYSTEM, DEMO_OPENING), NULL,
           ERNIE_CHAT_NONE },
-        { DEMO(DEMO_USER, "'Assistant: ' + message['content'] + '</s>\\n'", DEMO_SYSTEM, DEMO_OPENING), NULL,
-          ERNIE_CHAT_NONE },
-        { DEMO(DEMO_USER, DEMO_ASSISTANT, "'System: ' + message['content'] + '\\n'", DEMO_OPENING), NULL,
-          ERNIE_CHAT_NONE },
+        { DEMO(DEMO_USER, "'Assistant: ' + message['content'] + '</s>\\n'", DEMO_SYSTEM,
+               DEMO_OPENING),
+          NULL, ERNIE_CHAT_NONE },
+        { DEMO(DEMO_USER, DEMO_ASSISTANT, "'System: ' + message['content'] + '\\n'", DEMO_OPENING),
+          NULL, ERNIE_CHAT_NONE },
         { DEMO(DEMO_USER, DEMO_ASSISTANT, DEMO_SYSTEM, "'Assistant:'"), NULL, ERNIE_CHAT_NONE },
-        { DEMO(DEMO_USER, DEMO_ASSISTANT, DEMO_SYSTEM, "'Assistant: <think>'"), NULL, ERNIE_CHAT_NONE },
+        { DEMO(DEMO_USER, DEMO_ASSISTANT, DEMO_SYSTEM, "'Assistant: <think>'"), NULL,
+          ERNIE_CHAT_NONE },
         { "x" DEMO(DEMO_USER, DEMO_ASSISTANT, DEMO_SYSTEM, DEMO_OPENING), NULL, ERNIE_CHAT_NONE },
         { CHATML, NULL, ERNIE_CHAT_NONE },
         { VISION, NULL, ERNIE_CHAT_NONE },
@@ -582,13 +599,17 @@ static void demo_prompts_equal_golden_values(void **state)
         { "写一首五言绝句",
           { 3, 6933, 2088, 6443, 6366, 926, 18, 6423, 653, 515, 453, 6443, 6366 } },
         { "写一首题为《秋夜》的诗",
-          { 3, 6933, 2088, 6443, 6366, 344, 6390, 2897, 6391, 343, 18, 6423, 653, 515, 453, 6443, 6366 } },
+          { 3, 6933, 2088, 6443, 6366, 344, 6390, 2897, 6391, 343, 18, 6423, 653, 515, 453, 6443,
+            6366 } },
         { "填一首《浣溪沙》",
-          { 3, 6933, 2088, 6443, 6366, 537, 6390, 2741, 6391, 18, 6423, 653, 515, 453, 6443, 6366 } },
+          { 3, 6933, 2088, 6443, 6366, 537, 6390, 2741, 6391, 18, 6423, 653, 515, 453, 6443,
+            6366 } },
         { "续写：床前明月光，疑是地上霜。",
-          { 3, 6933, 2088, 6443, 6366, 403, 6468, 7162, 6512, 1065, 6561, 6379, 4094, 6551, 6431, 6671, 6378, 18, 6423, 653, 515, 453, 6443, 6366 } },
+          { 3,    6933, 2088, 6443, 6366, 403, 6468, 7162, 6512, 1065, 6561, 6379,
+            4094, 6551, 6431, 6671, 6378, 18,  6423, 653,  515,  453,  6443, 6366 } },
         { "Continue the story: There was once a little fir tree.",
-          { 3, 6933, 2088, 6443, 6366, 497, 278, 591, 6443, 1014, 337, 812, 277, 506, 752, 1159, 6393, 18, 6423, 653, 515, 453, 6443, 6366 } },
+          { 3,   6933, 2088, 6443, 6366, 497, 278,  591, 6443, 1014, 337,  812,
+            277, 506,  752,  1159, 6393, 18,  6423, 653, 515,  453,  6443, 6366 } },
     };
     size_t n;
     unsigned char *model = test_read_shared("ernie-demo-moe/tokenizer.model", &n);

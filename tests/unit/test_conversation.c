@@ -28,7 +28,7 @@ static void assert_talk(const conversation *talk, const char *expected)
 static void fill(conversation *talk, size_t n_turns)
 {
     for (size_t i = 0; i < n_turns; i++) {
-        char text[16];
+        char text[24];
         snprintf(text, sizeof text, "q%zu", i);
         conversation_add(talk, ERNIE_ROLE_USER, text);
         text[0] = 'a';

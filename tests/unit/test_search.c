@@ -13,7 +13,8 @@ static void build(ern_text *text, ernie_language language, const char *date, con
                   const ernie_reference *references, size_t n)
 {
     *text = (ern_text){ .allocator = ern_allocator_default() };
-    assert_int_equal(ern_search_text(language, date, question, references, n, text, NULL), ERNIE_OK);
+    assert_int_equal(ern_search_text(language, date, question, references, n, text, NULL),
+                     ERNIE_OK);
     assert_true(ern_text_add(text, "", 1));
 }
 
@@ -69,9 +70,11 @@ static void places_are_filled_in_once(void **state)
     for (int i = 0; i < 2; i++) {
         ern_text text;
         build(&text, (ernie_language)i, "{references}", "{date} {question}", &reference, 1);
-        assert_non_null(strstr(text.data, i ? "#Current Time\n{references}\n" : "#当前时间\n{references}\n"));
-        assert_non_null(strstr(text.data, "\n##参考文章1\n标题：{question}\n文章发布时间：{date}\n"
-                                          "内容：{references}{\n来源网站网址：}\n来源网站的网站名：{\n\n---------\n"));
+        assert_non_null(
+            strstr(text.data, i ? "#Current Time\n{references}\n" : "#当前时间\n{references}\n"));
+        assert_non_null(strstr(
+            text.data, "\n##参考文章1\n标题：{question}\n文章发布时间：{date}\n"
+                       "内容：{references}{\n来源网站网址：}\n来源网站的网站名：{\n\n---------\n"));
         const char *end = "{date} {question}";
         assert_string_equal(text.data + text.n - 1 - strlen(end), end);
         ern_text_free(&text);
@@ -87,10 +90,12 @@ static void references_have_their_form(void **state)
     };
     static const char expected[] =
         "References\n##参考文章1\n标题：秋夜\n文章发布时间：2025-04-20\n内容：第一行\n第二行\n"
-        "来源网站网址：https://example.org/1\n来源网站的网站名：例\n\n##参考文章2\n标题：\n文章发布时间：\n"
+        "来源网站网址：https://example.org/"
+        "1\n来源网站的网站名：例\n\n##参考文章2\n标题：\n文章发布时间：\n"
         "内容：\n来源网站网址：\n来源网站的网站名：\n\n---------\n";
     ern_text text;
-    build(&text, ERNIE_LANGUAGE_EN, "2025-04-20 12:00:00, Sunday, Beijing/China.", "?", references, 2);
+    build(&text, ERNIE_LANGUAGE_EN, "2025-04-20 12:00:00, Sunday, Beijing/China.", "?", references,
+          2);
     assert_non_null(strstr(text.data, expected));
     ern_text_free(&text);
 }
@@ -111,8 +116,9 @@ static void bad_arguments_are_refused(void **state)
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         ernie_error error = { ERNIE_OK, "" };
         ern_text text = { .allocator = ern_allocator_default() };
-        assert_int_equal(ern_search_text((ernie_language)cases[i].language, cases[i].date, cases[i].question,
-                                         NULL, cases[i].n_references, &text, &error),
+        assert_int_equal(ern_search_text((ernie_language)cases[i].language, cases[i].date,
+                                         cases[i].question, NULL, cases[i].n_references, &text,
+                                         &error),
                          ERNIE_INVALID);
         if (!strstr(error.message, cases[i].words)) fail_msg("\"%s\"", error.message);
         assert_int_equal(text.n, 0);
@@ -146,9 +152,12 @@ static void failing_allocations_unwind(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(prompts_are_the_published_ones), cmocka_unit_test(prompts_equal_the_shared_files),
-        cmocka_unit_test(places_are_filled_in_once),      cmocka_unit_test(references_have_their_form),
-        cmocka_unit_test(bad_arguments_are_refused),      cmocka_unit_test(failing_allocations_unwind),
+        cmocka_unit_test(prompts_are_the_published_ones),
+        cmocka_unit_test(prompts_equal_the_shared_files),
+        cmocka_unit_test(places_are_filled_in_once),
+        cmocka_unit_test(references_have_their_form),
+        cmocka_unit_test(bad_arguments_are_refused),
+        cmocka_unit_test(failing_allocations_unwind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,75 +1,13 @@
 /* Text to ids and back, on vocabularies small enough to check by hand. The comparison with the
- * sentencepiece library is token_vs_sentencepiece. */
+ * sentencepiece library is token_vs_sentencepiece; bad sections are test_token_section. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "test_allocator.h"
-#include "test_vocab.h"
-#include "../../src/unicode.h"
-
-#define SP "\xe2\x96\x81" /* U+2581 */
-#define FFFD "\xef\xbf\xbd"
-
-/* ---- A vocabulary -------------------------------------------------------------------------- */
-
-typedef struct fixture {
-    unsigned char *section;
-    size_t n_bytes;
-    ern_tokenizer *t;
-} fixture;
-
-static void fixture_open(fixture *f, test_vocab *v)
-{
-    ernie_error error = { ERNIE_OK, "" };
-    f->section = test_vocab_section(v, &f->n_bytes);
-    test_vocab_free(v);
-    const ernie_status status =
-        ern_tokenizer_open(&f->t, f->section, f->n_bytes, ern_allocator_default(), &error);
-    if (status != ERNIE_OK) fail_msg("%s", error.message);
-}
-
-static void fixture_close(fixture *f)
-{
-    ern_tokenizer_close(f->t);
-    free(f->section);
-}
-
-/* Specials of every kind and pieces whose merges are easy to follow. */
-static void small_vocab(test_vocab *v, uint32_t flags, bool fallback)
-{
-    static const char *const merges[] = { "ab", "bc", "abc", SP "a", "aa", "aaaa", "cd", SP SP };
-    static const char *const letters[] = { SP, "a", "b", "c", "d", "<", ">", "/", "s", "t", "h", "i",
-                                           "n", "k", "7", "é", "床", "前", "|", "x" };
-    test_vocab_begin(v, flags | ERN_TOKENIZER_ESCAPE_SPACES);
-    test_vocab_add(v, "<unk>", ERN_TOKEN_UNKNOWN, 0);
-    test_vocab_add(v, "<s>", ERN_TOKEN_CONTROL, 0);
-    test_vocab_add(v, "</s>", ERN_TOKEN_CONTROL, 0);
-    test_vocab_add(v, "<think>", ERN_TOKEN_USER, 0);
-    test_vocab_add(v, "1", ERN_TOKEN_USER, 0);
-    test_vocab_add(v, "12", ERN_TOKEN_USER, 0);
-    test_vocab_add(v, "\n", ERN_TOKEN_USER, 0);
-    test_vocab_add(v, "<>", ERN_TOKEN_USER, 0);
-    test_vocab_add(v, "<|x|>", ERN_TOKEN_ADDED, 0);
-    test_vocab_add(v, "<|x|><|x|>", ERN_TOKEN_ADDED, 0);
-    for (size_t i = 0; i < ERN_COUNT(merges); i++)
-        test_vocab_add(v, merges[i], ERN_TOKEN_NORMAL, -(float)i);
-    for (size_t i = 0; i < ERN_COUNT(letters); i++)
-        test_vocab_add(v, letters[i], ERN_TOKEN_NORMAL, -100 - (float)i);
-    test_vocab_add(v, "<t", ERN_TOKEN_NORMAL, -50);
-    test_vocab_add(v, "thi", ERN_TOKEN_NORMAL, -51);
-    test_vocab_add(v, "th", ERN_TOKEN_NORMAL, -52);
-    if (fallback) test_vocab_add_fallback(v);
-}
-
-static void small_open(fixture *f, uint32_t flags, bool fallback)
-{
-    test_vocab v;
-    small_vocab(&v, flags, fallback);
-    fixture_open(f, &v);
-}
+#include "test_token.h"
+#include "test_token_golden.h"
 
 /* Ids as "piece piece piece". */
 static void pieces_of(const ern_tokenizer *t, const ern_ids *ids, char *out, size_t capacity)
@@ -80,7 +18,8 @@ static void pieces_of(const ern_tokenizer *t, const ern_ids *ids, char *out, siz
         size_t n;
         const char *piece = ern_tokenizer_piece(t, ids->data[i], &n);
         assert_non_null(piece);
-        used += (size_t)snprintf(out + used, capacity - used, "%s%.*s", i ? " " : "", (int)n, piece);
+        used +=
+            (size_t)snprintf(out + used, capacity - used, "%s%.*s", i ? " " : "", (int)n, piece);
         assert_true(used < capacity);
     }
 }
@@ -98,7 +37,8 @@ static void check_bytes(const fixture *f, const char *text, size_t n, ernie_toke
     ern_ids_free(&ids);
 }
 
-static void check(const fixture *f, const char *text, ernie_tokenize_mode mode, const char *expected)
+static void check(const fixture *f, const char *text, ernie_tokenize_mode mode,
+                  const char *expected)
 {
     check_bytes(f, text, strlen(text), mode, expected);
 }
@@ -127,7 +67,7 @@ static void text_merges_by_score_then_leftmost(void **state)
         { "aaa", "aa a" }, /* leftmost of equals */
         { "aaaaaaa", "aaaa aa a" },
         { " a", SP "a" },
-        { " ab", SP " ab" }, /* ab is better than ▁a */
+        { " ab", SP " ab" },      /* ab is better than ▁a */
         { "  a", SP " " SP "a" }, /* ▁a is better than ▁▁ */
         { "   ", SP SP " " SP },
         { "床前", "床 前" },
@@ -149,7 +89,7 @@ static void text_keeps_user_pieces_whole(void **state)
         { "12a1", "12 a 1" },
         { "a\n\nb", "a \n \n b" },
         { "a<think>b", "a <think> b" },
-        { "<thin", "<t h i n" }, /* <t is better than thi */
+        { "<thin", "<t h i n" },        /* <t is better than thi */
         { "</s><s>", "< / s > < s >" }, /* control pieces are never found in plain text */
         { "<|x|>", "< | x | >" },
         { "<unk>", "< <0x75> n k >" },
@@ -172,7 +112,9 @@ static void text_falls_back_to_bytes(void **state)
         { "\xff", "<0xEF> <0xBF> <0xBD>" },
         { "\xe5\xba", "<0xEF> <0xBF> <0xBD> <0xEF> <0xBF> <0xBD>" },
         { "\xed\xa0\x80", "<0xEF> <0xBF> <0xBD> <0xEF> <0xBF> <0xBD> <0xEF> <0xBF> <0xBD>" },
-        { "a\xc3" "b", "a <0xEF> <0xBF> <0xBD> b" },
+        { "a\xc3"
+          "b",
+          "a <0xEF> <0xBF> <0xBD> b" },
         { FFFD, "<0xEF> <0xBF> <0xBD>" },
     };
     fixture f;
@@ -204,14 +146,14 @@ static void text_takes_unused_pieces_apart(void **state)
     static const struct {
         const char *piece;
         unsigned type;
-    } pieces[] = { { "ab", ERN_TOKEN_NORMAL },  { "abc", ERN_TOKEN_UNUSED },
+    } pieces[] = { { "ab", ERN_TOKEN_NORMAL },   { "abc", ERN_TOKEN_UNUSED },
                    { "abcd", ERN_TOKEN_UNUSED }, { "abcde", ERN_TOKEN_NORMAL },
-                   { "u", ERN_TOKEN_UNUSED },   { "a", ERN_TOKEN_NORMAL },
-                   { "b", ERN_TOKEN_NORMAL },   { "c", ERN_TOKEN_NORMAL },
-                   { "d", ERN_TOKEN_NORMAL },   { "e", ERN_TOKEN_NORMAL } };
+                   { "u", ERN_TOKEN_UNUSED },    { "a", ERN_TOKEN_NORMAL },
+                   { "b", ERN_TOKEN_NORMAL },    { "c", ERN_TOKEN_NORMAL },
+                   { "d", ERN_TOKEN_NORMAL },    { "e", ERN_TOKEN_NORMAL } };
     static const text_case cases[] = {
-        { "abc", "ab c" }, { "abcd", "ab c d" }, { "abcde", "abcde" },
-        { "u", "u" }, /* a single character was never made of parts */
+        { "abc", "ab c" },          { "abcd", "ab c d" },
+        { "abcde", "abcde" },       { "u", "u" }, /* a single character was never made of parts */
         { "1abcd1", "1 ab c d 1" },
     };
     test_vocab v;
@@ -272,25 +214,21 @@ static void normal_spaces(void **state)
     }
 }
 
-static const test_rule some_rules[] = {
-    { "A", "a" },           { "AB", "ab" },   { "ﬁ", "i" }, { "\xef\xbc\x9c", "<" },
-    { "\xef\xbc\x9e", ">" }, { "床床", "前" }, { "\t", " " }, { "e\xcc\x81", "é" },
-    { "\x7f", "" },
-};
-
 static void normal_rules(void **state)
 {
     (void)state;
     static const text_case cases[] = {
         { "A", "a" },
-        { "ABc", "abc" }, /* the longest rule, then merges */
+        { "ABc", "abc" },  /* the longest rule, then merges */
         { "AAB", "a ab" }, /* equal to a, ab: aa would be worse than ab */
         { "ﬁ", "i" },
         { "床", "床" },
         { "床床床", "前 床" },
         { "a\tb", "a " SP " b" },
         { "e\xcc\x81", "é" },
-        { "a\x7f" "b", "ab" }, /* a rule that writes nothing */
+        { "a\x7f"
+          "b",
+          "ab" }, /* a rule that writes nothing */
         { "\xef\xbc", "<0xEF> <0xBF> <0xBD> <0xEF> <0xBF> <0xBD>" },
         { "＜think＞", "<think>" }, /* as the library does in plain text */
     };
@@ -360,7 +298,7 @@ static void literal_text_makes_no_special_tokens(void **state)
         { "<|x|>", "< | x | >" },
         { "a<think>b", "a <t h i n k > b" },
         { "<think>12\n", "<t h i n k > 12 \n" }, /* plain user pieces stay whole */
-        { "<>", "<>" },                            /* too short to be marked */
+        { "<>", "<>" },                          /* too short to be marked */
         { "<0x0A>", "< <0x30> x <0x30> <0x41> >" },
     };
     fixture f;
@@ -406,8 +344,9 @@ static void spans_are_one_text(void **state)
     small_open(&f, 0, true);
     small_open(&dummy, ERN_TOKENIZER_DUMMY_PREFIX, true);
     /* merges cross borders, and so do characters and plain user pieces */
-    check_spans(&f, "abc", (ern_span[]){ { 1, special, -1 }, { 2, literal, -1 }, { 3, special, -1 } },
-                3, true, "abc");
+    check_spans(&f, "abc",
+                (ern_span[]){ { 1, special, -1 }, { 2, literal, -1 }, { 3, special, -1 } }, 3, true,
+                "abc");
     check_spans(&f, "12", (ern_span[]){ { 1, special, -1 }, { 2, literal, -1 } }, 2, true, "12");
     check_spans(&f, "床", (ern_span[]){ { 1, special, -1 }, { 3, literal, -1 } }, 2, true, "床");
     /* special tokens do not: not into literal text, not out of it */
@@ -420,11 +359,16 @@ static void spans_are_one_text(void **state)
     check_spans(&f, "<think>", (ern_span[]){ { 3, special, -1 }, { 7, special, -1 } }, 2, true,
                 "<t h i n k >");
     /* empty spans, and tokens given by their id */
-    check_spans(&f, "ab", (ern_span[]){ { 0, literal, -1 }, { 1, special, -1 }, { 1, literal, -1 },
-                                        { 2, special, -1 }, { 2, literal, -1 } },
+    check_spans(&f, "ab",
+                (ern_span[]){ { 0, literal, -1 },
+                              { 1, special, -1 },
+                              { 1, literal, -1 },
+                              { 2, special, -1 },
+                              { 2, literal, -1 } },
                 5, true, "ab");
-    check_spans(&f, "a?b", (ern_span[]){ { 1, literal, -1 }, { 2, special, 2 }, { 3, literal, -1 } },
-                3, true, "a </s> b");
+    check_spans(&f, "a?b",
+                (ern_span[]){ { 1, literal, -1 }, { 2, special, 2 }, { 3, literal, -1 } }, 3, true,
+                "a </s> b");
     check_spans(&f, "", (ern_span[]){ { 0, special, 2 }, { 0, special, 1 } }, 2, true, "</s> <s>");
     check_spans(&f, "", NULL, 0, true, "");
     /* the dummy space is due at the text's beginning only */
@@ -444,7 +388,8 @@ static void text_long_runs_stay_fast(void **state)
     static const struct {
         const char *unit;
         size_t n_ids; /* for each 64 units */
-    } cases[] = { { "a", 16 }, { "\n", 64 }, { "<", 64 }, { " ", 32 }, { "\xff", 192 }, { "abc", 64 } };
+    } cases[] = { { "a", 16 }, { "\n", 64 },    { "<", 64 },
+                  { " ", 32 }, { "\xff", 192 }, { "abc", 64 } };
     const size_t n_units = 64 * 16384; /* a quadratic method would need hours */
     fixture f;
     small_open(&f, 0, true);
@@ -453,254 +398,14 @@ static void text_long_runs_stay_fast(void **state)
         char *text = test_vocab_alloc(NULL, n_units * n_unit);
         ern_ids ids = { .allocator = ern_allocator_default() };
         for (size_t k = 0; k < n_units; k++) memcpy(text + k * n_unit, cases[i].unit, n_unit);
-        assert_int_equal(ern_tokenize(f.t, text, n_units * n_unit, ERNIE_TOKENIZE_SPECIAL, &ids, NULL),
-                         ERNIE_OK);
+        assert_int_equal(
+            ern_tokenize(f.t, text, n_units * n_unit, ERNIE_TOKENIZE_SPECIAL, &ids, NULL),
+            ERNIE_OK);
         assert_int_equal(ids.n, n_units / 64 * cases[i].n_ids);
         ern_ids_free(&ids);
         free(text);
     }
     fixture_close(&f);
-}
-
-/* ---- Hostile sections ---------------------------------------------------------------------- */
-
-static void expect_refusal(const unsigned char *section, size_t n, const char *words)
-{
-    ernie_error error = { ERNIE_OK, "" };
-    ern_tokenizer *t = (ern_tokenizer *)(void *)&error;
-    assert_int_equal(ern_tokenizer_open(&t, section, n, ern_allocator_default(), &error),
-                     ERNIE_FORMAT);
-    assert_null(t);
-    if (!strstr(error.message, words)) fail_msg("\"%s\" lacks \"%s\"", error.message, words);
-}
-
-static void expect_vocab_refusal(test_vocab *v, const char *words)
-{
-    size_t n;
-    unsigned char *section = test_vocab_section(v, &n);
-    test_vocab_free(v);
-    expect_refusal(section, n, words);
-    free(section);
-}
-
-static void open_refuses_bad_heads(void **state)
-{
-    (void)state;
-    static const struct {
-        size_t offset; /* of a u32 in the section */
-        uint32_t value;
-        const char *words;
-    } cases[] = {
-        { offsetof(ern_tokenizer_head, n_tokens), 0, "0 tokens" },
-        { offsetof(ern_tokenizer_head, n_tokens), 0xffffffffu, "4294967295 tokens" },
-        { offsetof(ern_tokenizer_head, n_tokens), 4000000, "add up to" },
-        { offsetof(ern_tokenizer_head, flags), 0x100, "flags 0x100" },
-        { offsetof(ern_tokenizer_head, unk_id), 5, "names 5 as the unknown piece" },
-        { offsetof(ern_tokenizer_head, unk_id), 0xffffffffu, "names -1 as the unknown piece" },
-        { offsetof(ern_tokenizer_head, text_bytes), 0xfffffffcu, "add up to" },
-        { offsetof(ern_tokenizer_head, charsmap_bytes), 0xffffffffu, "add up to" },
-        { offsetof(ern_tokenizer_head, reserved), 1, "reserved" },
-        { sizeof(ern_tokenizer_head), 0x7fc00000u, "score of piece 0" }, /* NaN */
-        { sizeof(ern_tokenizer_head) + 4, 0xff800000u, "score of piece 1" },
-    };
-    test_vocab v;
-    size_t n;
-    small_vocab(&v, 0, true);
-    unsigned char *section = test_vocab_section(&v, &n);
-    test_vocab_free(&v);
-    for (size_t i = 0; i < ERN_COUNT(cases); i++) {
-        unsigned char *bad = test_vocab_alloc(NULL, n);
-        memcpy(bad, section, n);
-        memcpy(bad + cases[i].offset, &cases[i].value, 4);
-        expect_refusal(bad, n, cases[i].words);
-        free(bad);
-    }
-    for (size_t cut = 0; cut < n; cut += 1 + cut / 8) {
-        unsigned char *bad = test_vocab_alloc(NULL, cut);
-        memcpy(bad, section, cut);
-        expect_refusal(bad, cut, cut < sizeof(ern_tokenizer_head) ? "head alone" : "add up to");
-        free(bad);
-    }
-    expect_refusal(section + 1, n - 1, "multiple of 4");
-    free(section);
-}
-
-static void open_refuses_bad_offsets(void **state)
-{
-    (void)state;
-    static const struct {
-        uint32_t index, value;
-        const char *words;
-    } cases[] = { { 0, 1, "first piece is at byte 1" },
-                  { 1, 0, "piece 0 has 0 bytes" },
-                  { 1, 20, "piece 1 is bytes 20 to 8" },
-                  { 1, 0x7fffffff, "piece 0 is bytes 0 to 2147483647" },
-                  { 2, 3, "piece 1 is bytes 5 to 3" } };
-    for (size_t i = 0; i < ERN_COUNT(cases); i++) {
-        test_vocab v;
-        small_vocab(&v, 0, false);
-        v.offset[cases[i].index] = cases[i].value;
-        expect_vocab_refusal(&v, cases[i].words);
-    }
-}
-
-static void open_refuses_bad_pieces(void **state)
-{
-    (void)state;
-    static char text[1024];
-    static const struct {
-        const char *piece;
-        size_t n;
-        unsigned type;
-        const char *words;
-    } cases[] = {
-        { "ab", 2, ERN_TOKEN_NORMAL, "are the same" },
-        { "<s>", 3, ERN_TOKEN_NORMAL, "are the same" },
-        { "zz", 2, 0, "has type 0" },
-        { "zz", 2, 8, "has type 8" },
-        { "zz", 2, ERN_TOKEN_UNKNOWN, "both the unknown one" },
-        { "\xff", 1, ERN_TOKEN_NORMAL, "not UTF-8" },
-        { "z\xe5\xba", 3, ERN_TOKEN_NORMAL, "not UTF-8" },
-        { "z\0z", 3, ERN_TOKEN_NORMAL, "not UTF-8 without zeros" },
-        { "<0x4g>", 6, ERN_TOKEN_BYTE, "not written" },
-        { "<0x4a>", 6, ERN_TOKEN_BYTE, "not written" },
-        { "<0x4A", 5, ERN_TOKEN_BYTE, "not written" },
-        { text, 509, ERN_TOKEN_NORMAL, "has 509 bytes" },
-    };
-    memset(text, 'z', sizeof text);
-    for (size_t i = 0; i < ERN_COUNT(cases); i++) {
-        test_vocab v;
-        small_vocab(&v, 0, false);
-        test_vocab_add_bytes(&v, cases[i].piece, cases[i].n, cases[i].type, 0);
-        if (cases[i].type == ERN_TOKEN_UNKNOWN) v.unk_id = 0;
-        expect_vocab_refusal(&v, cases[i].words);
-    }
-    test_vocab v;
-    small_vocab(&v, ERN_TOKENIZER_BYTE_FALLBACK, false);
-    test_vocab_add(&v, "<0x00>", ERN_TOKEN_BYTE, 0);
-    expect_vocab_refusal(&v, "<0x01> is missing");
-    test_vocab_begin(&v, 0);
-    test_vocab_add(&v, "a", ERN_TOKEN_NORMAL, 0);
-    expect_vocab_refusal(&v, "neither an unknown piece nor byte fallback");
-}
-
-static void open_refuses_bad_charsmaps(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *data;
-        size_t n;
-        const char *words;
-    } cases[] = {
-        { "\4", 1, "charsmap of 1 bytes" },
-        { "\0\0\0\0", 4, "array has 0 bytes" },
-        { "\3\0\0\0abcdefg", 11, "array has 3 bytes" },
-        { "\x10\0\0\0abcdefg", 11, "array has 16 bytes, 7 are there" },
-        { "\xfc\xff\xff\xff" "abcdefg", 11, "array has 4294967292 bytes" },
-        { "\4\0\0\0abcdefg", 11, "no end" },
-    };
-    for (size_t i = 0; i < ERN_COUNT(cases); i++) {
-        test_vocab v;
-        small_vocab(&v, 0, true);
-        test_vocab_set_charsmap(&v, cases[i].data, cases[i].n);
-        expect_vocab_refusal(&v, cases[i].words);
-    }
-    char long_string[4 + 4 + 600] = "\4";
-    memset(long_string + 8, 'z', 598);
-    test_vocab v;
-    small_vocab(&v, 0, true);
-    test_vocab_set_charsmap(&v, long_string, sizeof long_string);
-    expect_vocab_refusal(&v, "longer than 512");
-}
-
-/* Whatever a damaged section still opens as must tokenize and detokenize without harm (the sanitizer
- * builds watch), and must give ids of the vocabulary. */
-static void damaged_sections_do_no_harm(void **state)
-{
-    (void)state;
-    static const char text[] = "  aABabc12\n<think></s>床床e\xcc\x81\xff<|x|>\tA\x7f ﬁ ";
-    test_vocab v;
-    size_t n;
-    uint32_t random = 1;
-    small_vocab(&v, ERN_TOKENIZER_DUMMY_PREFIX, true);
-    test_vocab_set_rules(&v, some_rules, ERN_COUNT(some_rules));
-    unsigned char *section = test_vocab_section(&v, &n), *bad = test_vocab_alloc(NULL, n);
-    test_vocab_free(&v);
-    for (unsigned round = 0; round < 4000; round++) {
-        memcpy(bad, section, n);
-        for (unsigned k = 0; k < 1 + round % 3; k++) {
-            random = random * 1664525u + 1013904223u;
-            bad[(random >> 8) % n] ^= (unsigned char)(1u << (random & 7));
-        }
-        ern_tokenizer *t;
-        if (ern_tokenizer_open(&t, bad, n, ern_allocator_default(), NULL) != ERNIE_OK) continue;
-        for (int mode = 0; mode < 3; mode++) {
-            ern_ids ids = { .allocator = ern_allocator_default() };
-            ern_decoding decoding = { { { 0 }, 0 }, false };
-            char out[ERNIE_STREAM_TEXT_MAX];
-            assert_int_equal(ern_tokenize(t, text, sizeof text, (ernie_tokenize_mode)mode, &ids, NULL),
-                             ERNIE_OK);
-            for (size_t i = 0; i < ids.n; i++) {
-                assert_in_range(ids.data[i], 0, ern_tokenizer_n_tokens(t) - 1);
-                const size_t n_out = ern_decode(t, &decoding, ids.data[i], true, out);
-                assert_true(n_out <= sizeof out && ern_utf8_valid(out, n_out));
-            }
-            ern_ids_free(&ids);
-        }
-        ern_tokenizer_close(t);
-    }
-    free(bad);
-    free(section);
-}
-
-/* ---- Memory -------------------------------------------------------------------------------- */
-
-static ernie_status open_and_tokenize(const ernie_allocator *allocator, const unsigned char *section,
-                                      size_t n, ern_ids *ids)
-{
-    static const char text[] = "abcABabcd 12 <think>\n aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa</s>床";
-    ern_tokenizer *t;
-    ernie_status status = ern_tokenizer_open(&t, section, n, allocator, NULL);
-    if (status == ERNIE_OK)
-        status = ern_tokenize(t, text, sizeof text - 1, ERNIE_TOKENIZE_SPECIAL, ids, NULL);
-    else
-        assert_null(t);
-    ern_tokenizer_close(t);
-    return status;
-}
-
-static void failing_allocations_unwind(void **state)
-{
-    (void)state;
-    test_vocab v;
-    size_t n;
-    small_vocab(&v, 0, true);
-    test_vocab_set_rules(&v, some_rules, ERN_COUNT(some_rules));
-    test_vocab_add(&v, "abcd", ERN_TOKEN_UNUSED, -1);
-    unsigned char *section = test_vocab_section(&v, &n);
-    test_vocab_free(&v);
-    for (int sticky = 0; sticky < 2; sticky++) {
-        for (long k = 0;; k++) {
-            test_allocator counting;
-            ernie_allocator allocator;
-            test_allocator_begin(&counting, &allocator);
-            ern_ids ids = { .allocator = &allocator };
-            assert_true(ern_ids_push(&ids, 42));
-            test_allocator_fail_at(&counting, k, sticky);
-            const ernie_status status = open_and_tokenize(&allocator, section, n, &ids);
-            assert_true(status == ERNIE_OK || status == ERNIE_NO_MEMORY);
-            assert_int_equal(ids.data[0], 42);
-            if (status != ERNIE_OK) assert_int_equal(ids.n, 1);
-            ern_ids_free(&ids);
-            assert_int_equal(atomic_load(&counting.live), 0);
-            assert_int_equal(atomic_load(&counting.n_wrong_sizes), 0);
-            if (status == ERNIE_OK) {
-                assert_true(k > 8); /* the loop did reach what it is for */
-                break;
-            }
-        }
-    }
-    free(section);
 }
 
 /* ---- Decoding ------------------------------------------------------------------------------ */
@@ -733,7 +438,8 @@ static void token_bytes_of_every_type(void **state)
         }
     }
     char bytes[ERN_TOKEN_TEXT_MAX];
-    assert_int_equal(ern_token_bytes(f.t, ern_tokenizer_find(f.t, SP "a", 4), false, true, bytes), 1);
+    assert_int_equal(ern_token_bytes(f.t, ern_tokenizer_find(f.t, SP "a", 4), false, true, bytes),
+                     1);
     assert_int_equal(ern_token_bytes(f.t, -1, true, false, bytes), 0);
     assert_int_equal(ern_token_bytes(f.t, 1 << 20, true, false, bytes), 0);
     assert_int_equal(ern_tokenizer_find(f.t, "absent", 6), -1);
@@ -754,14 +460,10 @@ static void decoding_strips_the_dummy_space(void **state)
         uint32_t flags;
         const char *pieces[4], *expected;
     } cases[] = {
-        { 0, { SP "a", SP "a" }, " a a" },
-        { dummy, { SP "a", SP "a" }, "a a" },
-        { dummy, { "</s>", SP "a" }, "a" },
-        { dummy, { SP, SP "a" }, " a" },
-        { dummy, { SP SP, "a" }, " a" },
-        { dummy, { "a", SP "a" }, "a a" },
-        { dummy, { "<0x41>", SP "a" }, "A a" },
-        { trim, { SP, SP "a" }, "a" },
+        { 0, { SP "a", SP "a" }, " a a" },         { dummy, { SP "a", SP "a" }, "a a" },
+        { dummy, { "</s>", SP "a" }, "a" },        { dummy, { SP, SP "a" }, " a" },
+        { dummy, { SP SP, "a" }, " a" },           { dummy, { "a", SP "a" }, "a a" },
+        { dummy, { "<0x41>", SP "a" }, "A a" },    { trim, { SP, SP "a" }, "a" },
         { trim | dummy, { SP, SP, SP "a" }, "a" },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
@@ -792,13 +494,17 @@ static void stream_replaces_maximal_subparts(void **state)
         { "\xc3", FFFD },
         { "\xe5\xba", FFFD },
         { "\xf0\x9f\x98", FFFD },
-        { "\xf0\x9f\x98" "A", FFFD "A" },
+        { "\xf0\x9f\x98"
+          "A",
+          FFFD "A" },
         { "\xf0\x9f\xe5\xba\x8a", FFFD "床" },
         { "\xe0\x80\x80", FFFD FFFD FFFD }, /* overlong: E0 wants A0..BF next */
         { "\xed\xa0\x80", FFFD FFFD FFFD }, /* a surrogate */
         { "\xf4\x90\x80\x80", FFFD FFFD FFFD FFFD },
         { "\xc0\xaf", FFFD FFFD },
-        { "\xf1\x80\x80\xe1\x80\xc2" "b", FFFD FFFD FFFD "b" }, /* Unicode's table 3-8, abridged */
+        { "\xf1\x80\x80\xe1\x80\xc2"
+          "b",
+          FFFD FFFD FFFD "b" }, /* Unicode's table 3-8, abridged */
         { "\xed\x9f\xbf", "\xed\x9f\xbf" },
         { "\xf4\x8f\xbf\xbf", "\xf4\x8f\xbf\xbf" },
     };
@@ -809,7 +515,8 @@ static void stream_replaces_maximal_subparts(void **state)
                 ernie_text_stream stream = { { 0 }, 0 };
                 char out[256];
                 size_t n_out = ern_utf8_stream(&stream, cases[i].text, split, out);
-                n_out += ern_utf8_stream(&stream, cases[i].text + split, second - split, out + n_out);
+                n_out +=
+                    ern_utf8_stream(&stream, cases[i].text + split, second - split, out + n_out);
                 n_out += ern_utf8_stream(&stream, cases[i].text + second, n - second, out + n_out);
                 n_out += ern_utf8_finish(&stream, out + n_out);
                 out[n_out] = '\0';
@@ -821,132 +528,6 @@ static void stream_replaces_maximal_subparts(void **state)
 }
 
 /* ---- The demo model's tokenizer -------------------------------------------------------------- */
-
-typedef struct golden_case {
-    const char *text, *decoded;
-    ernie_tokenize_mode mode;
-    int32_t ids[32]; /* up to the first 0, which occurs in none */
-} golden_case;
-
-/* From the "tokenizer" list of the demo's golden values and of its prompts ("cases"). */
-static const golden_case golden_cases[] = {
-    { "Hello world",
-      "Hello world",
-      ERNIE_TOKENIZE_TEXT,
-      { 6442, 500, 6370, 849 } },
-    { "  two  spaces",
-      "  two  spaces",
-      ERNIE_TOKENIZE_TEXT,
-      { 6366, 701, 6366, 485, 1971 } },
-    { "床前明月光，疑是地上霜。",
-      "床前明月光，疑是地上霜。",
-      ERNIE_TOKENIZE_TEXT,
-      { 7162, 6512, 1065, 6561, 6379, 4094, 6551, 6431, 6671, 6378 } },
-    { "《静夜思》\n李白",
-      "《静夜思》\n李白",
-      ERNIE_TOKENIZE_TEXT,
-      { 6390, 6810, 6467, 6578, 6391, 18, 6665, 6476 } },
-    { "1234567890",
-      "1234567890",
-      ERNIE_TOKENIZE_TEXT,
-      { 6736, 6945, 7445, 7535, 7325, 7596, 7762, 7601, 7102, 6863 } },
-    { "naïve café — “quotes”",
-      "naïve café — “quotes”",
-      ERNIE_TOKENIZE_TEXT,
-      { 2159, 214, 194, 330, 292, 2719, 9745, 6366, 6731, 366, 476, 323, 313, 6408 } },
-    { "😀 emoji 🤖",
-      "😀 emoji 🤖",
-      ERNIE_TOKENIZE_TEXT,
-      { 259, 178, 171, 147, 1002, 6370, 6489, 6373, 6366, 259, 178, 183, 169 } },
-    { "\t tab\n\nnewlines\n",
-      "\t tab\n\nnewlines\n",
-      ERNIE_TOKENIZE_TEXT,
-      { 28, 535, 6389, 18, 18, 763, 5896, 1923, 18 } },
-    { "<|begin_of_sentence|>User: 你好\nAssistant: ",
-      "<|begin_of_sentence|>User: 你好\nAssistant: ",
-      ERNIE_TOKENIZE_TEXT,
-      { 3, 6933, 2088, 6443, 6366, 8831, 6613, 18, 6423, 653, 515, 453, 6443, 6366 } },
-    { "龘靐齉爩",
-      "龘靐齉爩",
-      ERNIE_TOKENIZE_TEXT,
-      { 252, 209, 171, 252, 176, 163, 252, 208, 156, 250, 155, 188 } },
-    { "a",
-      "a",
-      ERNIE_TOKENIZE_TEXT,
-      { 6369 } },
-    { "",
-      "",
-      ERNIE_TOKENIZE_TEXT,
-      { 0 } },
-    { " ",
-      " ",
-      ERNIE_TOKENIZE_TEXT,
-      { 6366 } },
-    { "عربى",
-      "عربى",
-      ERNIE_TOKENIZE_TEXT,
-      { 235, 204, 235, 196, 235, 187, 236, 156 } },
-    { "</s><s>",
-      "</s><s>",
-      ERNIE_TOKENIZE_TEXT,
-      { 79, 8675, 6374, 11842, 79, 6374, 11842 } },
-    { "<mask:1>x<mask:2>",
-      "<mask:1>x<mask:2>",
-      ERNIE_TOKENIZE_TEXT,
-      { 5, 6470, 6 } },
-    { "The quick brown fox jumps over the lazy dog.",
-      "The quick brown fox jumps over the lazy dog.",
-      ERNIE_TOKENIZE_TEXT,
-      { 350, 1818, 3220, 2540, 479, 513, 1157, 609, 278, 997, 4861, 1985, 6393 } },
-    { "\xe3\x80\x80" "全角\xe3\x80\x80" "空格",
-      "\xe3\x80\x80" "全角\xe3\x80\x80" "空格",
-      ERNIE_TOKENIZE_TEXT,
-      { 246, 147, 147, 7021, 7111, 246, 147, 147, 6483, 8269 } },
-    { "é",
-      "é",
-      ERNIE_TOKENIZE_TEXT,
-      { 9745 } },
-    { "ﬁ ligature",
-      "ﬁ ligature",
-      ERNIE_TOKENIZE_TEXT,
-      { 258, 191, 148, 451, 6385, 1394 } },
-    { "\r\n",
-      "\r\n",
-      ERNIE_TOKENIZE_TEXT,
-      { 32, 18 } },
-    { "𠮷野家",
-      "𠮷野家",
-      ERNIE_TOKENIZE_TEXT,
-      { 259, 179, 193, 202, 6674, 6494 } },
-    { "…",
-      "…",
-      ERNIE_TOKENIZE_TEXT,
-      { 10359 } },
-    { "mixed中英text混排123",
-      "mixed中英text混排123",
-      ERNIE_TOKENIZE_TEXT,
-      { 6382, 4512, 6420, 6970, 1271, 984, 8410, 7848, 6736, 6945, 7445 } },
-    { "<|begin_of_sentence|>User: 写一首五言绝句\nAssistant: ",
-      "<|begin_of_sentence|>User: 写一首五言绝句\nAssistant: ",
-      ERNIE_TOKENIZE_SPECIAL,
-      { 3, 6933, 2088, 6443, 6366, 926, 18, 6423, 653, 515, 453, 6443, 6366 } },
-    { "<|begin_of_sentence|>User: 写一首题为《秋夜》的诗\nAssistant: ",
-      "<|begin_of_sentence|>User: 写一首题为《秋夜》的诗\nAssistant: ",
-      ERNIE_TOKENIZE_SPECIAL,
-      { 3, 6933, 2088, 6443, 6366, 344, 6390, 2897, 6391, 343, 18, 6423, 653, 515, 453, 6443, 6366 } },
-    { "<|begin_of_sentence|>User: 填一首《浣溪沙》\nAssistant: ",
-      "<|begin_of_sentence|>User: 填一首《浣溪沙》\nAssistant: ",
-      ERNIE_TOKENIZE_SPECIAL,
-      { 3, 6933, 2088, 6443, 6366, 537, 6390, 2741, 6391, 18, 6423, 653, 515, 453, 6443, 6366 } },
-    { "<|begin_of_sentence|>User: 续写：床前明月光，疑是地上霜。\nAssistant: ",
-      "<|begin_of_sentence|>User: 续写：床前明月光，疑是地上霜。\nAssistant: ",
-      ERNIE_TOKENIZE_SPECIAL,
-      { 3, 6933, 2088, 6443, 6366, 403, 6468, 7162, 6512, 1065, 6561, 6379, 4094, 6551, 6431, 6671, 6378, 18, 6423, 653, 515, 453, 6443, 6366 } },
-    { "<|begin_of_sentence|>User: Continue the story: There was once a little fir tree.\nAssistant: ",
-      "<|begin_of_sentence|>User: Continue the story: There was once a little fir tree.\nAssistant: ",
-      ERNIE_TOKENIZE_SPECIAL,
-      { 3, 6933, 2088, 6443, 6366, 497, 278, 591, 6443, 1014, 337, 812, 277, 506, 752, 1159, 6393, 18, 6423, 653, 515, 453, 6443, 6366 } },
-};
 
 static bool demo_open(fixture *f)
 {
@@ -973,8 +554,9 @@ static void demo_equals_golden_values(void **state)
         char text[32 * ERNIE_STREAM_TEXT_MAX];
         size_t n_text = 0, n_ids = 0;
         while (n_ids < 32 && golden->ids[n_ids]) n_ids++;
-        assert_int_equal(ern_tokenize(f.t, golden->text, strlen(golden->text), golden->mode, &ids, NULL),
-                         ERNIE_OK);
+        assert_int_equal(
+            ern_tokenize(f.t, golden->text, strlen(golden->text), golden->mode, &ids, NULL),
+            ERNIE_OK);
         assert_int_equal(ids.n, n_ids);
         if (n_ids) assert_memory_equal(ids.data, golden->ids, n_ids * sizeof *ids.data);
         for (size_t k = 0; k < n_ids; k++)
@@ -1003,12 +585,6 @@ int main(void)
         cmocka_unit_test(literal_text_does_not_merge_into_marked_pieces),
         cmocka_unit_test(spans_are_one_text),
         cmocka_unit_test(text_long_runs_stay_fast),
-        cmocka_unit_test(open_refuses_bad_heads),
-        cmocka_unit_test(open_refuses_bad_offsets),
-        cmocka_unit_test(open_refuses_bad_pieces),
-        cmocka_unit_test(open_refuses_bad_charsmaps),
-        cmocka_unit_test(damaged_sections_do_no_harm),
-        cmocka_unit_test(failing_allocations_unwind),
         cmocka_unit_test(token_bytes_of_every_type),
         cmocka_unit_test(decoding_strips_the_dummy_space),
         cmocka_unit_test(stream_replaces_maximal_subparts),

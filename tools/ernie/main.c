@@ -79,8 +79,7 @@ const cli_command cli_commands[] = {
       cmd_eval,
       "MODEL FILE [--limit N]",
       "measure how well the model predicts text",
-      "FILE holds one JSON object {\"text\": ...} a line. Special tokens in the text count; only "
-      "the\n"
+      "FILE holds one JSON object {\"text\": ...} a line. Special tokens in the text count; the\n"
       "first 1024 tokens of a document are scored, each document on its own. Prints a JSON\n"
       "object: documents, tokens (predicted ones) and nll_per_token, the mean negative\n"
       "logarithm of the probability given to each token." },
@@ -101,7 +100,7 @@ const cli_command cli_commands[] = {
       cmd_help,
       "[COMMAND]",
       "print this overview",
-      "" },
+      "The overview of the commands, or what \"ernie COMMAND --help\" prints." },
     { { "version", COMMAND_VERSION, main_no_arguments },
       cmd_version,
       "",
@@ -147,8 +146,8 @@ static void main_set_locale(void)
     if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0) setlocale(LC_CTYPE, "C.UTF-8");
 }
 
-/* The command that argv[1] names; "ernie --help" and "ernie help run" are spellings of others.
- * *first is where its arguments begin (at its name). NULL after cli_fail. */
+/* The command that argv[1] names; "ernie --help" and "ernie help run" are spellings of others;
+ * *help is set when its help is asked for. NULL after cli_fail. */
 static const cli_command *main_command(cli_context *cli, int argc, char **argv, bool *help)
 {
     const char *name = argc > 1 ? argv[1] : NULL;

@@ -1,0 +1,327 @@
+/* Opening a model: bytes to a checked file, the file to typed tables, tables to a backend. Owns
+ * nothing of sessions; refuses to know how products are computed. */
+#include "model.h"
+
+#include "../backends/backend.h"
+
+ERN_FN ern_expert ern_weights_expert(const ern_weights *w, const ern_layer *layer, uint32_t expert)
+{
+    const ern_record *r = &layer->experts[expert];
+    const unsigned char *data = w->file + r->offset;
+    return (ern_expert){ .gate_up = { data, r->type, r->n_rows, r->n_cols },
+                         .down = { data + ern_expert_down_offset(r), r->type2, r->n_rows2,
+                                   r->n_cols2 } };
+}
+
+/* ---- Tables -------------------------------------------------------------------------------- */
+
+static ern_matrix model_matrix(const ern_weights *w, const ern_record *r)
+{
+    return (ern_matrix){ w->file + r->offset, r->type, r->n_rows, r->n_cols };
+}
+
+static const float *model_floats(const ern_weights *w, const ern_record *r)
+{
+    return (const float *)(const void *)(w->file + r->offset);
+}
+
+static void model_place_layer(ern_weights *w, ern_layer *layer, const ern_record *r)
+{
+    switch (r->kind) {
+    case ERN_ATTN_NORM: layer->attn_norm = model_floats(w, r); break;
+    case ERN_FFN_NORM: layer->ffn_norm = model_floats(w, r); break;
+    case ERN_QKV: layer->qkv = model_matrix(w, r); break;
+    case ERN_ATTN_OUT: layer->attn_out = model_matrix(w, r); break;
+    case ERN_FFN_GATE_UP: layer->gate_up = model_matrix(w, r); break;
+    case ERN_FFN_DOWN: layer->down = model_matrix(w, r); break;
+    case ERN_ROUTER: layer->router = model_matrix(w, r); break;
+    case ERN_ROUTER_BIAS: layer->router_bias = model_floats(w, r); break;
+    case ERN_SHARED_GATE_UP: layer->shared_gate_up = model_matrix(w, r); break;
+    case ERN_SHARED_DOWN: layer->shared_down = model_matrix(w, r); break;
+    case ERN_EXPERT:
+        if (r->expert == 0) layer->experts = r;
+        break;
+    default: break;
+    }
+}
+
+/* The reader has checked that every record is there, so placing is all that is left. */
+static void model_place(ernie_model *m)
+{
+    const ern_header *h = m->format.header;
+    ern_weights *w = &m->weights;
+    w->file = m->format.data;
+    w->hparams = &h->hparams;
+    w->layers = m->layers;
+    for (uint32_t i = 0; i < h->hparams.n_layers; i++)
+        m->layers[i].moe = ern_layer_is_moe(&h->hparams, i);
+    for (uint32_t i = 0; i < h->n_records; i++) {
+        const ern_record *r = &m->format.records[i];
+        if (r->kind == ERN_EMBED) w->embed = model_matrix(w, r);
+        else if (r->kind == ERN_HEAD) w->head = model_matrix(w, r);
+        else if (r->kind == ERN_FINAL_NORM) w->final_norm = model_floats(w, r);
+        else if (r->layer < h->hparams.n_layers) model_place_layer(w, &m->layers[r->layer], r);
+    }
+    if (h->hparams.tied) w->head = w->embed;
+}
+
+/* "embed w8, attention w4, experts w4": the type of the first record of each class. */
+static void model_describe_types(ernie_model *m)
+{
+    static const struct {
+        ern_kind kind;
+        const char *name;
+    } classes[] = { { ERN_EMBED, "embedding" },        { ERN_HEAD, "head" },
+                    { ERN_QKV, "attention" },          { ERN_FFN_GATE_UP, "dense" },
+                    { ERN_SHARED_GATE_UP, "shared" },  { ERN_EXPERT, "experts" } };
+    size_t at = 0;
+    for (size_t c = 0; c < ERN_COUNT(classes); c++)
+        for (uint32_t i = 0; i < m->format.header->n_records; i++) {
+            if (m->format.records[i].kind != classes[c].kind) continue;
+            at += (size_t)snprintf(m->types + at, sizeof m->types - at, "%s%s %s", at ? ", " : "",
+                                   classes[c].name, ern_type_name(m->format.records[i].type));
+            break;
+        }
+}
+
+/* ---- Opening ------------------------------------------------------------------------------- */
+
+static ernie_status model_read_source(ernie_model *m, const ernie_source *source,
+                                      const ernie_model_options *o, ernie_error *error)
+{
+    const size_t piece = (size_t)4 << 20;
+    ERN_FAIL_IF(source->n_bytes == 0 || source->n_bytes > SIZE_MAX - ERN_CACHE_LINE, error,
+                ERNIE_FORMAT, "a source of %llu bytes holds no model",
+                (unsigned long long)source->n_bytes);
+    unsigned char *data = ern_alloc_aligned(&m->allocator, (size_t)source->n_bytes);
+    ERN_FAIL_IF(!data, error, ERNIE_NO_MEMORY, "no memory for a model of %llu bytes",
+                (unsigned long long)source->n_bytes);
+    m->view = (ern_file_view){ data, source->n_bytes, false, &m->allocator };
+    for (uint64_t at = 0; at < source->n_bytes; at += piece) {
+        const size_t n = (size_t)(source->n_bytes - at < piece ? source->n_bytes - at : piece);
+        ERN_FAIL_IF(ern_cancelled(o->cancel), error, ERNIE_CANCELLED, "opening was cancelled");
+        ERN_FAIL_IF(source->read(source->user, at, data + at, n) != 0, error, ERNIE_IO,
+                    "the source failed to read %zu bytes at offset %llu", n,
+                    (unsigned long long)at);
+        ERN_FAIL_IF(o->progress && o->progress("reading", at + n, source->n_bytes, o->progress_user),
+                    error, ERNIE_CANCELLED, "opening was cancelled");
+    }
+    return ERNIE_OK;
+}
+
+static ernie_status model_open_bytes(ernie_model *m, const char *path, const void *memory,
+                                     size_t memory_bytes, const ernie_source *source,
+                                     const ernie_model_options *o, ernie_error *error)
+{
+    if (path)
+        return ern_file_view_open(&m->view, path, o->no_mmap, &m->allocator, o->progress,
+                                  o->progress_user, o->cancel, error);
+    if (source) return model_read_source(m, source, o, error);
+    ERN_FAIL_IF((uintptr_t)memory % ERN_CACHE_LINE != 0, error, ERNIE_INVALID,
+                "the model in memory starts %zu bytes after a multiple of 64",
+                (size_t)((uintptr_t)memory % ERN_CACHE_LINE));
+    m->view = (ern_file_view){ memory, memory_bytes, true, NULL };
+    return ERNIE_OK;
+}
+
+static ernie_status model_open_text(ernie_model *m, ernie_error *error)
+{
+    const ern_header *h = m->format.header;
+    if (m->format.tokenizer) {
+        const ern_section *s = &h->section[ERN_SECTION_TOKENIZER];
+        const ernie_status status = ern_tokenizer_open(&m->tokenizer, m->format.data + s->offset,
+                                                       s->n_bytes, &m->allocator, error);
+        if (status != ERNIE_OK) return status;
+        const uint32_t n = ern_tokenizer_n_tokens(m->tokenizer);
+        ERN_FAIL_IF(n > h->hparams.vocab_size, error, ERNIE_FORMAT,
+                    "the tokenizer has %u tokens, the model's vocabulary %u", n,
+                    h->hparams.vocab_size);
+    }
+    m->chat = (ern_chat){ .tokenizer = m->tokenizer, .begin_id = -1, .turn_end_id = -1 };
+    if (m->format.chat) {
+        m->chat.format = m->format.chat->format;
+        m->chat.begin_id = m->format.chat->begin_id;
+        m->chat.turn_end_id = m->format.chat->turn_end_id;
+    }
+    return ERNIE_OK;
+}
+
+static ernie_status model_open_backend(ernie_model *m, const ernie_model_options *o,
+                                       ernie_error *error)
+{
+    m->ops = ern_backend_find(o->backend);
+    ERN_FAIL_IF(!m->ops, error, ERNIE_UNSUPPORTED,
+                "backend \"%s\" is not part of this build; it offers \"cpu\"", o->backend);
+    const ern_backend_options options = { .cpu = o->cpu, .allocator = &m->allocator, .log = &m->log };
+    return m->ops->open(&m->backend, &m->weights, &options, error);
+}
+
+static ernie_status model_fill(ernie_model *m, const ernie_model_options *o, ernie_error *error)
+{
+    ernie_status status = ern_format_read(&m->format, m->view.data, m->view.n_bytes, error);
+    if (status != ERNIE_OK) return status;
+    const uint32_t n = m->format.header->hparams.n_layers;
+    m->layers = ern_alloc_zero(&m->allocator, n * sizeof *m->layers);
+    ERN_FAIL_IF(!m->layers, error, ERNIE_NO_MEMORY, "no memory for the table of %u layers", n);
+    model_place(m);
+    model_describe_types(m);
+    status = model_open_text(m, error);
+    if (status == ERNIE_OK) status = model_open_backend(m, o, error);
+    if (status == ERNIE_OK && o->verify)
+        status = ern_model_verify(m, o->progress, o->progress_user, o->cancel, error);
+    return status;
+}
+
+ERN_FN ernie_status ern_model_open(ernie_model **out, const char *path, const void *memory,
+                                   size_t memory_bytes, const ernie_source *source,
+                                   const ernie_model_options *o, ernie_error *error)
+{
+    const ernie_allocator *allocator = o->allocator ? o->allocator : ern_allocator_default();
+    ernie_model *m = ern_alloc_zero(allocator, sizeof *m);
+    *out = NULL;
+    ERN_FAIL_IF(!m, error, ERNIE_NO_MEMORY, "no memory for a model's %zu bytes", sizeof *m);
+    m->allocator = *allocator;
+    m->log = (ern_log){ o->log, o->log_user };
+    ernie_status status = model_open_bytes(m, path, memory, memory_bytes, source, o, error);
+    if (status == ERNIE_OK) status = model_fill(m, o, error);
+    if (status != ERNIE_OK) {
+        ern_model_close(m);
+        return status;
+    }
+    *out = m;
+    return ERNIE_OK;
+}
+
+ERN_FN void ern_model_close(ernie_model *m)
+{
+    if (!m) return;
+    const ernie_allocator allocator = m->allocator;
+    if (m->ops) m->ops->close(m->backend);
+    ern_tokenizer_close(m->tokenizer);
+    if (m->layers)
+        ern_free(&allocator, m->layers, m->format.header->hparams.n_layers * sizeof *m->layers);
+    if (m->view.mapped && !m->view.allocator) m->view = (ern_file_view){ 0 };
+    ern_file_view_close(&m->view);
+    ern_free(&allocator, m, sizeof *m);
+}
+
+/* ---- What the file says -------------------------------------------------------------------- */
+
+static uint64_t model_record_weights(const ern_record *r)
+{
+    return (uint64_t)r->n_rows * r->n_cols + (uint64_t)r->n_rows2 * r->n_cols2;
+}
+
+/* Parameters and bytes, all of them and those that one token uses. */
+static void model_count(const ernie_model *m, ernie_model_info *info)
+{
+    const ern_hparams *hp = &m->format.header->hparams;
+    uint64_t expert_weights = 0, expert_bytes = 0;
+    for (uint32_t i = 0; i < m->format.header->n_records; i++) {
+        const ern_record *r = &m->format.records[i];
+        if (r->layer != ERN_NO_LAYER && r->layer >= hp->n_layers) continue;
+        info->n_parameters += model_record_weights(r);
+        if (r->kind == ERN_EXPERT) {
+            expert_weights += model_record_weights(r);
+            expert_bytes += r->n_bytes;
+            continue;
+        }
+        info->n_parameters_active += model_record_weights(r);
+        /* One row of an untied embedding is read; a tied one is the head and read whole. */
+        info->bytes_per_token += r->kind == ERN_EMBED && !hp->tied ? r->n_bytes / r->n_rows
+                                                                    : r->n_bytes;
+    }
+    if (hp->n_experts == 0) return;
+    info->n_parameters_active += expert_weights / hp->n_experts * hp->moe_k;
+    info->bytes_per_token += expert_bytes / hp->n_experts * hp->moe_k;
+}
+
+ERN_FN uint32_t ern_model_n_tokens(const ernie_model *m)
+{
+    const uint32_t vocab = m->format.header->hparams.vocab_size;
+    return m->tokenizer ? ern_tokenizer_n_tokens(m->tokenizer) : vocab;
+}
+
+static void model_info_shape(const ern_hparams *hp, ernie_model_info *i)
+{
+    i->n_layers = hp->n_layers;
+    i->hidden_size = hp->hidden_size;
+    i->intermediate_size = hp->intermediate_size;
+    i->n_heads = hp->n_heads;
+    i->n_kv_heads = hp->n_kv_heads;
+    i->head_dim = hp->head_dim;
+    i->vocab_size = hp->vocab_size;
+    i->context_max = hp->context_max;
+    i->n_experts = hp->n_experts;
+    i->moe_k = hp->moe_k;
+    i->moe_intermediate_size = hp->moe_intermediate_size;
+    i->n_shared_experts = hp->n_shared_experts;
+    i->moe_layer_start = hp->moe_layer_start;
+    i->moe_layer_end = hp->moe_layer_end;
+    i->moe_layer_interval = hp->moe_layer_interval;
+    i->n_mtp_layers = hp->n_mtp_layers;
+    i->tied = hp->tied != 0;
+    i->rope_theta = hp->rope_theta;
+    i->rms_norm_eps = hp->rms_norm_eps;
+    i->bos_id = hp->bos_id;
+    i->eos_id = hp->eos_id;
+    i->pad_id = hp->pad_id;
+}
+
+ERN_FN void ern_model_info(const ernie_model *m, ernie_model_info *i)
+{
+    const ern_header *h = m->format.header;
+    i->format_version = h->version;
+    i->name = h->name;
+    i->architecture = h->architecture;
+    i->types = m->types;
+    i->cpu = m->ops->describe(m->backend);
+    model_info_shape(&h->hparams, i);
+    i->n_tokens = ern_model_n_tokens(m);
+    i->chat_format = (ernie_chat_format)m->chat.format;
+    if (m->format.generation) {
+        i->temperature = m->format.generation->temperature;
+        i->top_p = m->format.generation->top_p;
+    }
+    i->n_bytes = m->format.n_bytes;
+    model_count(m, i);
+    memcpy(i->id, h->weights_id, sizeof i->id);
+}
+
+ERN_FN void ern_model_record_info(const ernie_model *m, size_t index, ernie_record_info *info)
+{
+    static const char *const pairs[ERN_N_TYPES][ERN_N_TYPES] = {
+        { "f32", "f32+f16", "f32+bf16", "f32+w8", "f32+w4" },
+        { "f16+f32", "f16", "f16+bf16", "f16+w8", "f16+w4" },
+        { "bf16+f32", "bf16+f16", "bf16", "bf16+w8", "bf16+w4" },
+        { "w8+f32", "w8+f16", "w8+bf16", "w8", "w8+w4" },
+        { "w4+f32", "w4+f16", "w4+bf16", "w4+w8", "w4" },
+    };
+    const ern_record *r = &m->format.records[index];
+    ern_record_name(r, m->format.header->hparams.n_layers, info->name_buffer);
+    info->name = info->name_buffer;
+    info->type = pairs[r->type][r->kind == ERN_EXPERT ? r->type2 : r->type];
+    info->n_rows = r->n_rows;
+    info->n_cols = r->n_cols;
+    info->offset = r->offset;
+    info->n_bytes = r->n_bytes;
+    info->checksum = r->checksum;
+}
+
+ERN_FN ernie_status ern_model_verify(const ernie_model *m, ernie_progress_fn progress, void *user,
+                                     const ernie_cancel *cancel, ernie_error *error)
+{
+    const ern_format *f = &m->format;
+    ern_format again;
+    uint64_t done = 0;
+    ernie_status status = ern_format_read(&again, f->data, f->n_bytes, error);
+    for (uint32_t i = 0; status == ERNIE_OK && i < f->header->n_records; i++) {
+        status = ern_format_verify_record(f, i, cancel, error);
+        done += f->records[i].n_bytes;
+        if (status == ERNIE_OK && progress && progress("verifying", done, f->n_bytes, user))
+            status = ern_error_set(error, ERNIE_CANCELLED, "verifying was cancelled");
+    }
+    if (status == ERNIE_OK) status = ern_format_verify_gaps(f, cancel, error);
+    if (status == ERNIE_OK && progress) progress("verifying", f->n_bytes, f->n_bytes, user);
+    return status;
+}

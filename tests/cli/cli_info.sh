@@ -1,0 +1,66 @@
+# ernie info and verify, on whole and damaged files.
+. "$(dirname "$0")/lib.sh"
+make_model
+
+ok info $MODEL
+says out '^architecture +ernie4_5'
+says out '^parameters '
+says out '^chat format '
+quiet_stderr
+ok info $MODEL --records
+says out '^record +type +rows'
+ok info $MODEL --json
+json 'v["layers"] == 2 and v["bytes"] == __import__("os").path.getsize("model.ernie") and len(v["id"]) == 32'
+json 'v["architecture"].startswith("ernie4_5") and "records" not in v and v["bytes_per_token"] > 0'
+ok info $MODEL --json --records
+json 'len(v["records"]) > 10 and set(v["records"][0]) == {"name", "type", "rows", "columns", "offset", "bytes", "checksum"}'
+json 'all(r["offset"] + r["bytes"] <= v["bytes"] for r in v["records"])'
+records=$([ -n "$PYTHON" ] && "$PYTHON" -c 'import json; print(len(json.load(open("out"))["records"]))')
+
+ok verify $MODEL
+says out "^ok: ${records:-[0-9]+} records, $(wc -c <model.ernie) bytes\$"
+quiet_stderr
+
+# ---- Damage ----
+# flip OFFSET: bad.ernie is the model with one byte changed.
+flip() {
+    cp model.ernie bad.ernie
+    byte=$(od -An -tu1 -j "$1" -N 1 model.ernie | tr -d ' ')
+    # shellcheck disable=SC2059
+    printf "\\$(printf %03o $((byte ^ 16)))" | dd of=bad.ernie bs=1 seek="$1" conv=notrunc 2>/dev/null
+}
+size=$(wc -c <model.ernie)
+for offset in 0 9 40 100 $((size / 4)) $((size / 2)) $((size - 5000)); do
+    flip "$offset"
+    checked
+    run verify bad.ernie
+    if [ "$status" -eq 0 ]; then
+        # Padding between records belongs to nobody: then nothing else may have changed either.
+        says out '^ok: '
+        echo "  (offset $offset lies between records)"
+    else
+        failed_with 1 'bad.ernie' "verify with a flipped byte at $offset"
+    fi
+done
+if [ -n "$PYTHON" ]; then
+    ok info $MODEL --json --records
+    offset=$("$PYTHON" -c 'import json; r = json.load(open("out"))["records"][-1]; print(r["offset"] + r["bytes"] // 2)')
+    name=$("$PYTHON" -c 'import json; print(json.load(open("out"))["records"][-1]["name"])')
+    flip "$offset"
+    bad 1 "$name" verify bad.ernie
+fi
+for n in 0 1 10 200 5000 $((size / 2)) $((size - 1)); do
+    head -c "$n" model.ernie >short.ernie
+    bad 1 'short.ernie' info short.ernie
+    bad 1 'short.ernie' verify short.ernie
+done
+
+bad 1 'nowhere.ernie' info nowhere.ernie
+bad 1 'nowhere.ernie' verify nowhere.ernie
+bad 1 "$PWD" info "$PWD"
+name=$(printf 'new\nline')
+bad 1 'new?line' info "$name"
+cp model.ernie "$name"
+ok info "$name" --json
+
+finish

@@ -1,0 +1,65 @@
+# Standard output that cannot take what is written: closed, full, or a pipe that nobody reads.
+. "$(dirname "$0")/lib.sh"
+make_model
+printf '{"text": "hello world"}\n' >text.jsonl
+
+# Every command that prints; one argument list a line.
+commands() {
+    cat <<TABLE
+--help
+--version
+run --help
+run $MODEL -p hello -n 3
+run $MODEL -p hello -n 3 --json
+info $MODEL
+info $MODEL --json --records
+verify $MODEL
+logits $MODEL --ids 5
+tokenize $MODEL hello
+detokenize $MODEL --ids 20
+eval $MODEL text.jsonl
+bench $MODEL -p 1 -n 1 --repeat 1
+TABLE
+}
+
+commands >commands.txt
+: >out
+while read -r arguments; do
+    # shellcheck disable=SC2086
+    "$ERNIE" $arguments >&- 2>err </dev/null
+    status=$?
+    failed_with 1 'standard output cannot be written' "ernie $arguments >&-"
+    if [ -c /dev/full ]; then
+        # shellcheck disable=SC2086
+        "$ERNIE" $arguments >/dev/full 2>err </dev/null
+        status=$?
+        failed_with 1 'standard output cannot be written: No space left' "ernie $arguments >/dev/full"
+    fi
+done <commands.txt
+
+echo hello | "$ERNIE" chat $MODEL -n 3 >/dev/full 2>err
+status=$?
+failed_with 1 'standard output cannot be written' 'ernie chat >/dev/full'
+
+# A reader that leaves: an error with a line, not a death by SIGPIPE (141).
+(
+    "$ERNIE" run $MODEL -p hello -n 2000 --logit-bias 2=-inf --ctx 2500 2>err
+    echo $? >status.txt
+) | head -c 1 >/dev/null
+status=$(cat status.txt)
+failed_with 1 'standard output cannot be written: Broken pipe' 'a pipe that nobody reads'
+
+# The other descriptors may be closed: nothing that is opened may take their place.
+"$ERNIE" run $MODEL -p hello -n 3 --temp 0 -q <&- >out 2>&-
+status=$?
+checked
+[ "$status" -eq 0 ] || failed 'closed standard input and error'
+cp out closed.txt
+ok run $MODEL -p hello -n 3 --temp 0 -q
+same out closed.txt
+"$ERNIE" synth other.ernie --shape demo --layers 1 >&- 2>err
+status=$?
+failed_with 1 'standard output cannot be written' 'synth with standard output closed'
+ok verify other.ernie
+
+finish
