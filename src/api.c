@@ -182,19 +182,16 @@ static ernie_status api_detokenize(const ernie_model *model, const int32_t *ids,
                                    bool with_special, ern_text *text, ernie_error *error)
 {
     const uint32_t n_tokens = ern_tokenizer_n_tokens(model->tokenizer);
-    ernie_text_stream stream = { { 0 }, 0 };
-    char bytes[ERN_TOKEN_TEXT_MAX], out[ERNIE_STREAM_TEXT_MAX * 4];
-    size_t n_out;
+    ern_decoding decoding = { { { 0 }, 0 }, false };
+    char out[ERNIE_STREAM_TEXT_MAX * 4];
     bool ok = true;
     for (size_t i = 0; ok && i < n; i++) {
         ERN_FAIL_IF(ids[i] < 0 || (uint32_t)ids[i] >= n_tokens, error, ERNIE_INVALID,
                     "id %d at %zu is out of range; ids are 0 to %u", (int)ids[i], i, n_tokens - 1);
-        n_out = ern_token_bytes(model->tokenizer, ids[i], with_special, i == 0, bytes);
-        n_out = ern_utf8_stream(&stream, bytes, n_out, out);
-        ok = ern_text_add(text, out, n_out);
+        ok = ern_text_add(text, out,
+                          ern_decode(model->tokenizer, &decoding, ids[i], with_special, out));
     }
-    ernie_text_stream_finish(&stream, out, &n_out);
-    ok = ok && ern_text_add(text, out, n_out);
+    ok = ok && ern_text_add(text, out, ern_utf8_finish(&decoding.stream, out));
     ERN_FAIL_IF(!ok, error, ERNIE_NO_MEMORY, "no memory for the text of %zu ids", n);
     return ERNIE_OK;
 }
@@ -250,11 +247,7 @@ ERNIE_API ernie_status ernie_text_stream_push(ernie_text_stream *stream, const e
 
 ERNIE_API void ernie_text_stream_finish(ernie_text_stream *stream, char *text, size_t *n_text)
 {
-    *n_text = 0;
-    if (!stream->n_held) return;
-    stream->n_held = 0;
-    memcpy(text, "\xef\xbf\xbd", 3);
-    *n_text = 3;
+    *n_text = ern_utf8_finish(stream, text);
 }
 
 /* ---- Prompts ------------------------------------------------------------------------------- */

@@ -111,9 +111,7 @@ static ernie_stop generate_text(generate_run *g, const ernie_logprob *chosen)
 /* What is still held when generation ends for another reason than a stop string. */
 static void generate_flush(generate_run *g)
 {
-    size_t n = 0;
-    ernie_text_stream_finish(&g->stream, g->pending + g->n_pending, &n);
-    g->n_pending += n;
+    g->n_pending += ern_utf8_finish(&g->stream, g->pending + g->n_pending);
     if (g->n_pending) generate_report(g, -1, 0.0f, g->n_pending);
 }
 

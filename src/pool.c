@@ -105,11 +105,6 @@ static ern_pool *pool_alloc(const ernie_allocator *allocator, unsigned n)
     return pool;
 }
 
-ERN_FN unsigned ern_pool_size(const ern_pool *pool)
-{
-    return pool->n;
-}
-
 #ifdef ERNIE_OPENMP
 
 static ernie_status pool_start(ern_pool *pool, ernie_error *error)

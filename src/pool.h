@@ -30,15 +30,15 @@ ERN_FN void ern_pool_run(ern_pool *pool, ern_pool_fn fn, void *arg);
 /* All workers of the region must call it; writes before it are seen after it. */
 ERN_FN void ern_pool_barrier(ern_worker *worker);
 
-ERN_FN unsigned ern_pool_size(const ern_pool *pool);
-
-/* Worker i's share of n items in whole tiles of `tile`: [*begin, *end), possibly empty. */
+/* Worker i's share of n items in whole tiles of `tile`: [*begin, *end), possibly empty. A single tile
+ * is worker 0's. */
 static ERN_INLINE void ern_worker_share(const ern_worker *worker, size_t n, size_t tile,
                                         size_t *begin, size_t *end)
 {
     const size_t n_tiles = (n + tile - 1) / tile;
-    *begin = ern_min_size(n, n_tiles * worker->index / worker->n * tile);
-    *end = ern_min_size(n, n_tiles * (worker->index + 1) / worker->n * tile);
+    const size_t i = worker->index, w = worker->n;
+    *begin = ern_min_size(n, (n_tiles * i + w - 1) / w * tile);
+    *end = ern_min_size(n, (n_tiles * (i + 1) + w - 1) / w * tile);
 }
 
 #endif

@@ -190,7 +190,8 @@ ERN_FN ernie_status ern_tokenize_spans(const ern_tokenizer *tokenizer, const cha
     const size_t n_before = ids->n, n = spans[n_spans - 1].end;
     bool done = false;
     if (tokenizer->n_unused)
-        work.splits = ern_alloc(tokenizer->allocator, tokenizer->n_unused * sizeof *work.splits);
+        work.splits =
+            ern_alloc_zero(tokenizer->allocator, tokenizer->n_unused * sizeof *work.splits);
     if (!tokenizer->n_unused || work.splits)
         done = token_spans(&work, text, spans, n_spans, begins);
     token_work_free(&work);

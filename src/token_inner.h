@@ -98,7 +98,7 @@ typedef struct ern_token_work {
     size_t n_symbols, symbol_capacity;
     uint64_t *heap; /* of pairs: the better score, then the leftmost, is the smaller key */
     size_t n_heap, heap_capacity;
-    uint16_t *splits; /* [n_unused] where the last pair that made an unused piece was joined */
+    uint16_t *splits; /* [n_unused] bytes of the left part of each, once it was made */
 
     ern_ids *ids;
     bool last_unknown; /* the run's last id is the unknown one */

@@ -7,13 +7,13 @@
  * that score. A stale key that happens to equal its place's new key does no harm: both say that this
  * pair comes next.
  *
- * No merge reaches across a USER piece, so the text is merged from one to the next, unless the model
- * has UNUSED pieces: those are taken apart again as they were last put together anywhere in the text,
- * and for that the library's order of merges must be kept over the whole of it. */
+ * No merge reaches across a USER piece, so the text is merged from one to the next. UNUSED pieces are
+ * merged as all others and then taken apart into the two parts they were made of. Those are the same
+ * wherever the piece is made: what happens inside a piece depends on its own characters only. */
 #include "token_inner.h"
 
 #define MERGE_NONE   (-1)
-#define MERGE_FROZEN (-2) /* never merges: a USER piece, or one of the two ends */
+#define MERGE_FROZEN (-2) /* never merges: one of the two ends of the list */
 #define MERGE_ARITY  4    /* children of a heap's node: half the levels of a binary one */
 
 /* ---- The heap, smallest key first -------------------------------------------------------------- */
@@ -69,7 +69,7 @@ static uint64_t merge_pop(ern_token_work *work)
 
 /* ---- Symbols ------------------------------------------------------------------------------- */
 
-static bool merge_add_symbol(ern_token_work *work, size_t start, int32_t id, int32_t pair)
+static bool merge_add_symbol(ern_token_work *work, size_t start, int32_t pair)
 {
     const size_t i = work->n_symbols;
     if (i == work->symbol_capacity) {
@@ -81,7 +81,7 @@ static bool merge_add_symbol(ern_token_work *work, size_t start, int32_t id, int
     work->symbols[i] = (ern_symbol){ .start = (uint32_t)start,
                                      .prev = i ? (uint32_t)i - 1 : 0,
                                      .next = (uint32_t)i + 1,
-                                     .id = id,
+                                     .id = -1,
                                      .pair = pair };
     work->n_symbols++;
     return true;
@@ -187,8 +187,8 @@ static bool merge_emit_piece(ern_token_work *work, int32_t id, const char *text,
     return ern_ids_push(work->ids, id);
 }
 
-/* An UNUSED piece is given as the two parts it was last made of, and so are they; one that was never
- * made (a single character) stays. A part is shorter than its whole, which bounds the stack. */
+/* An UNUSED piece is given as the two parts it was made of, and so are they; one that was never made (a
+ * single character) stays. A part is shorter than its whole, which bounds the stack. */
 static bool merge_emit_parts(ern_token_work *work, const char *text, size_t n)
 {
     const ern_tokenizer *t = work->tokenizer;
@@ -231,41 +231,35 @@ static bool merge_emit(ern_token_work *work)
 
 /* ---- A run --------------------------------------------------------------------------------- */
 
-/* Read symbols from *position on, up to the next USER piece (*user, else -1) or the end. */
+/* Read symbols from *position on, up to the next USER piece (*user, else -1) or the end, and close the
+ * list with its right end. */
 static bool merge_read(ern_token_work *work, size_t *position, const ern_span **span, int32_t *user)
 {
-    const ern_tokenizer *t = work->tokenizer;
     *user = -1;
-    while (*position < work->n_text && *user < 0) {
-        const size_t at = *position;
+    while (*position < work->n_text) {
+        const size_t at = *position, n_left = work->n_text - at;
         const char *text = work->text + at;
         while ((*span)->end <= at) (*span)++;
         const ernie_tokenize_mode mode =
             (*span)->mode == ERNIE_TOKENIZE_LITERAL ? ERNIE_TOKENIZE_LITERAL : ERNIE_TOKENIZE_TEXT;
         size_t n;
-        const int32_t id = ern_token_match(t, text, work->n_text - at, (*span)->end - at, mode, &n);
-        if (id < 0) n = merge_character(text, work->n_text - at);
-        *position += n;
-        if (id >= 0 && t->n_unused == 0)
-            *user = id;
-        else if (!merge_add_symbol(work, at, id, id < 0 ? MERGE_NONE : MERGE_FROZEN))
-            return false;
-        if (*user >= 0) return merge_add_symbol(work, at, -1, MERGE_FROZEN);
+        *user = ern_token_match(work->tokenizer, text, n_left, (*span)->end - at, mode, &n);
+        *position += *user >= 0 ? n : merge_character(text, n_left);
+        if (*user >= 0) return merge_add_symbol(work, at, MERGE_FROZEN);
+        if (!merge_add_symbol(work, at, MERGE_NONE)) return false;
     }
-    return merge_add_symbol(work, work->n_text, -1, MERGE_FROZEN);
+    return merge_add_symbol(work, work->n_text, MERGE_FROZEN);
 }
 
 ERN_FN bool ern_token_merge(ern_token_work *work)
 {
-    const ern_tokenizer *t = work->tokenizer;
     const ern_span *span = work->spans;
     size_t position = 0;
     work->last_unknown = false;
-    if (t->n_unused) memset(work->splits, 0, t->n_unused * sizeof *work->splits);
     while (position < work->n_text) {
         int32_t user;
         work->n_symbols = 0;
-        if (!merge_add_symbol(work, position, -1, MERGE_FROZEN)
+        if (!merge_add_symbol(work, position, MERGE_FROZEN)
             || !merge_read(work, &position, &span, &user) || !merge_all(work) || !merge_emit(work))
             return false;
         if (user >= 0 && !merge_emit_piece(work, user, NULL, 0)) return false;

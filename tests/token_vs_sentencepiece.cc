@@ -62,8 +62,8 @@ Strings make_corpus(Random &random)
 {
     const Strings syllable = { "ka", "ren", "to", "li", "s",  "mon",
                                "da", "e",   "st", "or", "ni", "qu" };
-    const Strings odd = { "，", "。", "!", " - ",  "  ", "\t",  "12", "2025",
-                          "ﬁ",  "Å",  "①", "ＡＢ", "é",  "<b>", "\n" };
+    const Strings odd = { "，", "。", "!",    " - ", "  ",  "\t", "12",  "2025", "ﬁ",
+                          "Å",  "①",  "ＡＢ", "é",   "<b>", "\n", "ﾊﾞﾊ", "ｶﾞ" };
     Strings words, lines;
     for (int i = 0; i < 300; i++) {
         std::string word;
@@ -307,7 +307,7 @@ const Recipe recipes[] = {
     { "whitespace suffix, untrimmed, unused",
       "--treat_whitespace_as_suffix=true --remove_extra_whitespaces=false --byte_fallback=true",
       true, nullptr, 0 },
-    { "unused pieces", "--normalization_rule_name=nfkc --user_defined_symbols=<sep>,st", true,
+    { "unused pieces", "--normalization_rule_name=nfkc --user_defined_symbols=<sep>,st,k,q", true,
       nullptr, 0 },
     { "prefix, untrimmed", "--remove_extra_whitespaces=false --byte_fallback=true", false, nullptr,
       0 },

@@ -69,8 +69,14 @@
 #define KERNELS_UP_TO_4 KERNELS_UP_TO_3 KERNELS_CASE(4)
 #define KERNELS_UP_TO_6 KERNELS_UP_TO_4 KERNELS_CASE(5) KERNELS_CASE(6)
 
-/* Bytes from a load of codes to its prefetch. Streaming from memory on a Zen 5 server core, 4096
- * reads up to 10 % faster than 1024 or 2048, and hardware prefetch alone is slower still. */
+#ifdef __GNUC__
+#define KERNELS_PREFETCH(p) __builtin_prefetch((const void *)(p))
+#else
+#define KERNELS_PREFETCH(p) ((void)(p))
+#endif
+
+/* Bytes from a load of codes to its prefetch. One Zen 5 server core, w4 streamed from memory, one
+ * token: 17 GB/s without, 22 with any distance from 1024 to 12288 (medians of 5 or 6 runs in turn). */
 #define KERNELS_AHEAD 4096
 
 /* One record of 16 rows (format.h). */
@@ -291,3 +297,4 @@ ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 #undef KERNELS_UP_TO_4
 #undef KERNELS_UP_TO_6
 #undef KERNELS_AHEAD
+#undef KERNELS_PREFETCH

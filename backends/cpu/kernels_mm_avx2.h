@@ -49,7 +49,7 @@ static ERN_INLINE void KN(block_w4)(size_t nh, size_t nt, const unsigned char *c
     const __m256i level = _mm256_broadcastsi128_si256(_mm_add_epi8(signed_level, _mm_set1_epi8(64)));
     KERNELS_UNROLL for (size_t v = 0; v < 4; v++) {
         __m256i x[2], lo[2], hi[2];
-        _mm_prefetch((const char *)code + v * 64 + KERNELS_AHEAD, _MM_HINT_T0);
+        KERNELS_PREFETCH(code + v * 64 + KERNELS_AHEAD);
         KERNELS_UNROLL for (size_t h = 0; h < nh; h++) {
             x[h] = KN(load_bytes)(code + v * 64 + h * 32);
             lo[h] = _mm256_shuffle_epi8(level, _mm256_and_si256(x[h], low));
@@ -65,7 +65,7 @@ static ERN_INLINE void KN(block_w8)(size_t nh, size_t nt, const unsigned char *c
 {
     KERNELS_UNROLL for (size_t v = 0; v < 8; v++) {
         __m256i x[2];
-        _mm_prefetch((const char *)code + v * 64 + KERNELS_AHEAD, _MM_HINT_T0);
+        KERNELS_PREFETCH(code + v * 64 + KERNELS_AHEAD);
         KERNELS_UNROLL for (size_t h = 0; h < nh; h++) x[h] = KN(load_bytes)(code + v * 64 + h * 32);
 #ifdef KERNELS_VNNI
         KERNELS_UNROLL for (size_t h = 0; h < nh; h++)

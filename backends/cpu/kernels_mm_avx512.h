@@ -34,7 +34,7 @@ static ERN_INLINE void KN(load_codes)(size_t ng, const unsigned char *code, size
 {
     KERNELS_UNROLL for (size_t g = 0; g < ng; g++) {
         x[g] = _mm512_loadu_si512(code + g * group_bytes);
-        _mm_prefetch((const char *)code + g * group_bytes + KERNELS_AHEAD, _MM_HINT_T0);
+        KERNELS_PREFETCH(code + g * group_bytes + KERNELS_AHEAD);
     }
 }
 

@@ -26,17 +26,21 @@ static ERN_INLINE void KN(plain_step)(unsigned type, size_t nr, size_t nt,
     }
 }
 
-/* y [nt][y_stride], nr rows from `row` on; nr * nt is padded to whole fours of sums. */
+/* y [nt][y_stride], nr rows from `row` on; nr * nt is padded to whole fours of sums. What lies
+ * `ahead` bytes behind is wanted next. */
 static ERN_INLINE void KN(plain_tile)(unsigned type, size_t nr, size_t nt,
-                                      const unsigned char *const *row, size_t n_cols, const float *x,
-                                      size_t x_stride, float *y, size_t y_stride)
+                                      const unsigned char *const *row, size_t ahead, size_t n_cols,
+                                      const float *x, size_t x_stride, float *y, size_t y_stride)
 {
+    const size_t item = type == ERN_F32 ? 4 : 2;
     V16 acc[4 * KERNELS_PLAIN_T];
     const size_t count = nr * nt, padded = (count + 3) / 4 * 4;
     KERNELS_UNROLL for (size_t i = 0; i < padded; i++) acc[i] = KN(set1)(0.0f);
     size_t i = 0;
-    for (; i + 16 <= n_cols; i += 16)
+    for (; i + 16 <= n_cols; i += 16) {
+        KERNELS_UNROLL for (size_t r = 0; r < nr; r++) KERNELS_PREFETCH(row[r] + ahead + i * item);
         KN(plain_step)(type, nr, nt, row, x, x_stride, i, 16, acc);
+    }
     if (i < n_cols) KN(plain_step)(type, nr, nt, row, x, x_stride, i, n_cols - i, acc);
 
     float sum[4 * KERNELS_PLAIN_T];
@@ -58,7 +62,7 @@ static ERN_INLINE void KN(plain_rows)(unsigned type, size_t nt, const ern_matrix
             const uint32_t at = 16 * group + (uint32_t)(r + i);
             row[i] = w->data + (at < w->n_rows ? at : w->n_rows - 1) * row_bytes;
         }
-        KN(plain_tile)(type, nr, nt, row, w->n_cols, x, x_stride, y + r, y_stride);
+        KN(plain_tile)(type, nr, nt, row, nr * row_bytes, w->n_cols, x, x_stride, y + r, y_stride);
     }
 }
 

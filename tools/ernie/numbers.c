@@ -64,7 +64,7 @@ static int numbers_size_shift(const char *suffix)
     const char *letter = strchr(letters, upper);
     if (!letter) return -1;
     suffix++;
-    if (*suffix && strcmp(suffix, "B") && strcmp(suffix, "iB")) return -1;
+    if (*suffix && strcmp(suffix, "B") != 0 && strcmp(suffix, "iB") != 0) return -1;
     return 10 * (int)(letter - letters + 1);
 }
 

@@ -330,7 +330,7 @@ static const option_row *options_row(int value, unsigned command_bit)
 /* Does any command know the long option that the argument "--name=value" names? */
 static bool options_known_elsewhere(const char *argument)
 {
-    if (strncmp(argument, "--", 2)) return false;
+    if (strncmp(argument, "--", 2) != 0) return false;
     const size_t n = strcspn(argument + 2, "=");
     for (int i = 0; i < OPTION_ROWS; i++)
         if (strlen(option_rows[i].name) == n && !memcmp(option_rows[i].name, argument + 2, n))

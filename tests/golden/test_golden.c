@@ -1,0 +1,312 @@
+/* Does a converted checkpoint give the reference's numbers? Reads golden.json beside the checkpoint:
+ * all logits, the experts of every token, the greedy tokens; for a trained model its greedy texts and
+ * the likelihood of held-out documents.
+ *
+ *   test_golden logits CHECKPOINT           f32: logits within 2e-3, same experts, same greedy ids
+ *   test_golden texts CHECKPOINT TYPE       greedy ids of golden.json's cases while the margin is clear
+ *   test_golden nll CHECKPOINT TYPE MARGIN DOCUMENTS.jsonl   nats per token against golden.json
+ *
+ * Exit 0 when it holds, 1 when not, 77 when the checkpoint is not there. */
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ernie.h"
+#include "src/os.h"
+#include "tools/convert/convert.h"
+
+#define SKIPPED 77
+#define LOGIT_TOLERANCE 2e-3
+#define CLEAR_MARGIN 0.02
+#define DOCUMENT_TOKENS 1024u
+
+#define CHECK(condition, ...)                                                                      \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "%s:%d: ", __FILE__, __LINE__);                                        \
+            fprintf(stderr, __VA_ARGS__);                                                          \
+            fputc('\n', stderr);                                                                   \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+static ernie_error error;
+
+static char *file_beside(const char *folder, const char *name, char path[1024])
+{
+    CHECK(snprintf(path, 1024, "%s/%s", folder, name) < 1024, "path too long");
+    return path;
+}
+
+static ernie_model *converted(const char *checkpoint, const char *type, const char *cpu)
+{
+    ern_convert_options options = { .type = type };
+    ernie_model_options open = ERNIE_MODEL_OPTIONS_INIT;
+    ernie_model *model = NULL;
+    char path[64];
+    snprintf(path, sizeof path, "golden-%ld-%s.ernie", (long)(ern_entropy() & 0xffffff), type);
+    CHECK(ern_convert(checkpoint, path, &options, &error) == ERNIE_OK, "%s", error.message);
+    open.no_mmap = true;
+    open.verify = true;
+    open.cpu = cpu;
+    CHECK(ernie_model_open(&model, path, &open, &error) == ERNIE_OK, "%s", error.message);
+    remove(path);
+    return model;
+}
+
+static ernie_session *session_on(const ernie_model *model, ernie_session_options *options)
+{
+    ernie_session *session = NULL;
+    CHECK(ernie_session_create(&session, model, options, &error) == ERNIE_OK, "%s", error.message);
+    return session;
+}
+
+static size_t ids_of(const json_t *list, int32_t *ids, size_t capacity)
+{
+    const size_t n = json_array_size(list);
+    CHECK(n > 0 && n <= capacity, "%zu ids", n);
+    for (size_t i = 0; i < n; i++) ids[i] = (int32_t)json_integer_value(json_array_get(list, i));
+    return n;
+}
+
+/* ---- Logits, experts, greedy tokens -------------------------------------------------------- */
+
+typedef struct routes {
+    const json_t *golden; /* one entry a MoE layer */
+    size_t i_layer;       /* next entry of the golden list */
+    size_t n_wrong, n_checked;
+} routes;
+
+static void check_route(uint32_t layer, uint32_t n_tokens, uint32_t k, const int32_t *experts,
+                        const float *weights, void *user)
+{
+    routes *r = user;
+    (void)layer;
+    (void)weights;
+    const json_t *rows = json_object_get(json_array_get(r->golden, r->i_layer++), "experts");
+    CHECK(json_array_size(rows) == n_tokens, "golden routing has %zu rows", json_array_size(rows));
+    for (uint32_t t = 0; t < n_tokens; t++) {
+        size_t n_found = 0;
+        for (uint32_t i = 0; i < k; i++)
+            for (uint32_t j = 0; j < k; j++)
+                n_found += json_integer_value(json_array_get(json_array_get(rows, t), i))
+                           == experts[t * k + j];
+        r->n_wrong += n_found != k;
+        r->n_checked++;
+    }
+}
+
+static double worst_logit(const json_t *golden, const float *logits, size_t n, size_t vocab)
+{
+    double worst = 0.0;
+    CHECK(json_array_size(golden) == n, "golden has %zu rows of logits", json_array_size(golden));
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < vocab; i++) {
+            const double want = json_number_value(json_array_get(json_array_get(golden, t), i));
+            const double off = fabs((double)logits[t * vocab + i] - want);
+            if (!(off <= worst)) worst = off;
+        }
+    return worst;
+}
+
+static void check_greedy(ernie_session *session, const json_t *golden, const char *what)
+{
+    ernie_sampling params = ERNIE_SAMPLING_INIT;
+    const size_t n = json_array_size(golden), before = ernie_session_length(session);
+    params.greedy = params.ignore_eos = true;
+    params.n_max = (uint32_t)n;
+    CHECK(ernie_session_generate(session, &params, NULL, NULL, NULL, &error) == ERNIE_OK, "%s",
+          error.message);
+    for (size_t i = 0; i < n; i++)
+        CHECK(ernie_session_tokens(session)[before + i] == json_integer_value(json_array_get(golden, i)),
+              "%s: greedy token %zu is %d, golden %d", what, i,
+              (int)ernie_session_tokens(session)[before + i],
+              (int)json_integer_value(json_array_get(golden, i)));
+}
+
+/* A whole prompt at once, and token by token, must both give the golden logits. */
+static void check_logits_on(const char *checkpoint, const json_t *golden, const char *cpu)
+{
+    ernie_model *model = converted(checkpoint, "f32", cpu);
+    ernie_model_info info = { .size = sizeof info };
+    routes r = { .golden = json_object_get(golden, "routing") };
+    ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
+    int32_t ids[512];
+    const size_t n = ids_of(json_object_get(golden, "input_ids"), ids, 512);
+    ernie_model_get_info(model, &info);
+    float *logits = malloc(n * info.vocab_size * sizeof *logits);
+    CHECK(logits, "no memory");
+    options.kv_type = ERNIE_KV_F32;
+    options.n_threads = 2;
+    options.route = check_route;
+    options.route_user = &r;
+    ernie_session *session = session_on(model, &options);
+    CHECK(ernie_session_feed_logits(session, ids, n, logits, &error) == ERNIE_OK, "%s", error.message);
+    double worst = worst_logit(json_object_get(golden, "logits"), logits, n, info.vocab_size);
+    printf("%s %s: prompt at once, largest logit difference %.2g, %zu routes, %zu differ\n", checkpoint,
+           cpu, worst, r.n_checked, r.n_wrong);
+    CHECK(worst <= LOGIT_TOLERANCE && r.n_wrong == 0, "differs from the reference");
+    CHECK(r.i_layer == json_array_size(r.golden), "%zu layers routed", r.i_layer);
+    ernie_session_free(session);
+    options.route = NULL;
+    session = session_on(model, &options);
+    for (size_t t = 0; t < n; t++) {
+        CHECK(ernie_session_feed(session, ids + t, 1, &error) == ERNIE_OK, "%s", error.message);
+        memcpy(logits + t * info.vocab_size, ernie_session_logits(session),
+               info.vocab_size * sizeof *logits);
+    }
+    worst = worst_logit(json_object_get(golden, "logits"), logits, n, info.vocab_size);
+    printf("%s %s: token by token, largest logit difference %.2g\n", checkpoint, cpu, worst);
+    CHECK(worst <= LOGIT_TOLERANCE, "differs from the reference");
+    check_greedy(session, json_object_get(golden, "greedy"), checkpoint);
+    ernie_session_free(session);
+    ernie_model_close(model);
+    free(logits);
+}
+
+static void check_logits(const char *checkpoint, const json_t *golden)
+{
+    static const char *const sets[] = { "base", "avx2", "avx512", "neon" };
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        ernie_model *probe = NULL;
+        ernie_model_options open = ERNIE_MODEL_OPTIONS_INIT;
+        char path[64] = "golden-probe.ernie";
+        ern_convert_options options = { .type = "w4" };
+        if (i == 0) CHECK(ern_convert(checkpoint, path, &options, &error) == ERNIE_OK, "%s",
+                          error.message);
+        open.cpu = sets[i];
+        const ernie_status status = ernie_model_open(&probe, path, &open, NULL);
+        ernie_model_close(probe);
+        CHECK(status == ERNIE_OK || status == ERNIE_UNSUPPORTED, "%s", sets[i]);
+        if (status == ERNIE_OK) check_logits_on(checkpoint, golden, sets[i]);
+    }
+    remove("golden-probe.ernie");
+}
+
+/* ---- A trained model ----------------------------------------------------------------------- */
+
+/* Follow the golden greedy ids; where the model's best differs, the golden margin must be small. */
+static void check_texts(const char *checkpoint, const json_t *golden, const char *type)
+{
+    ernie_model *model = converted(checkpoint, type, NULL);
+    ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
+    ernie_model_info info = { .size = sizeof info };
+    size_t i, n_same = 0, n_close = 0;
+    json_t *one;
+    options.n_ctx = 1024;
+    ernie_model_get_info(model, &info);
+    ernie_session *session = session_on(model, &options);
+    json_array_foreach(json_object_get(golden, "cases"), i, one) {
+        int32_t ids[512];
+        const size_t n = ids_of(json_object_get(one, "input_ids"), ids, 512);
+        const json_t *greedy = json_object_get(one, "greedy"), *margin = json_object_get(one, "greedy_margin");
+        const char *prompt = json_string_value(json_object_get(one, "prompt"));
+        int32_t own[512];
+        size_t n_own = 0;
+        CHECK(ernie_tokenize(model, prompt, strlen(prompt), ERNIE_TOKENIZE_SPECIAL, own, 512, &n_own,
+                             &error) == ERNIE_OK, "%s", error.message);
+        CHECK(n_own == n && memcmp(own, ids, n * sizeof *ids) == 0, "case %zu: prompt ids differ", i);
+        CHECK(ernie_session_sync(session, ids, n, &error) == ERNIE_OK, "%s", error.message);
+        for (size_t t = 0; t < json_array_size(greedy); t++) {
+            const float *logits = ernie_session_logits(session);
+            const int32_t want = (int32_t)json_integer_value(json_array_get(greedy, t));
+            int32_t best = 0;
+            for (uint32_t v = 1; v < info.vocab_size; v++)
+                if (logits[v] > logits[best]) best = (int32_t)v;
+            const double gap = (double)(logits[best] - logits[want]);
+            const double clear = margin ? json_number_value(json_array_get(margin, t)) : gap;
+            CHECK(best == want || clear <= CLEAR_MARGIN, "case %zu token %zu: %d, golden %d (margin %g)",
+                  i, t, (int)best, (int)want, clear);
+            n_same += best == want;
+            n_close += best != want;
+            CHECK(ernie_session_feed(session, &want, 1, &error) == ERNIE_OK, "%s", error.message);
+        }
+    }
+    printf("%s %s: %zu greedy tokens as golden, %zu within the margin\n", checkpoint, type, n_same,
+           n_close);
+    CHECK(n_same > 100, "too few tokens were compared");
+    ernie_session_free(session);
+    ernie_model_close(model);
+}
+
+/* Sum of -log p of ids[1..n-1]; each document alone. */
+static double document_nll(ernie_session *session, const int32_t *ids, size_t n, float *logits,
+                           uint32_t vocab)
+{
+    double sum = 0.0;
+    CHECK(ernie_session_rewind(session, 0, &error) == ERNIE_OK, "%s", error.message);
+    CHECK(ernie_session_feed_logits(session, ids, n - 1, logits, &error) == ERNIE_OK, "%s",
+          error.message);
+    for (size_t t = 0; t + 1 < n; t++) {
+        const float *row = logits + t * vocab;
+        double total = 0.0, max = -INFINITY;
+        for (uint32_t i = 0; i < vocab; i++)
+            if ((double)row[i] > max) max = (double)row[i];
+        for (uint32_t i = 0; i < vocab; i++) total += exp((double)row[i] - max);
+        sum += max + log(total) - (double)row[ids[t + 1]];
+    }
+    return sum;
+}
+
+static void check_nll(const char *checkpoint, const json_t *golden, const char *type, double allowed,
+                      const char *documents)
+{
+    const json_t *eval = json_object_get(golden, "eval");
+    const size_t limit = (size_t)json_integer_value(json_object_get(eval, "documents"));
+    ernie_model *model = converted(checkpoint, type, NULL);
+    ernie_model_info info = { .size = sizeof info };
+    ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
+    static char line[1 << 16];
+    double sum = 0.0;
+    size_t n_tokens = 0, n_documents = 0;
+    ernie_model_get_info(model, &info);
+    float *logits = malloc((size_t)DOCUMENT_TOKENS * info.vocab_size * sizeof *logits);
+    FILE *file = fopen(documents, "rb");
+    CHECK(logits && file, "%s cannot be read", documents);
+    options.n_ctx = DOCUMENT_TOKENS;
+    ernie_session *session = session_on(model, &options);
+    while (n_documents < limit && fgets(line, sizeof line, file)) {
+        json_t *one = json_loads(line, 0, NULL);
+        const char *text = json_string_value(json_object_get(one, "text"));
+        static int32_t ids[1 << 16];
+        size_t n = 0;
+        CHECK(text && ernie_tokenize(model, text, strlen(text), ERNIE_TOKENIZE_SPECIAL, ids,
+                                     sizeof ids / sizeof *ids, &n, &error) == ERNIE_OK,
+              "%s", error.message);
+        if (n > DOCUMENT_TOKENS) n = DOCUMENT_TOKENS;
+        sum += document_nll(session, ids, n, logits, info.vocab_size);
+        n_tokens += n - 1;
+        n_documents++;
+        json_decref(one);
+    }
+    fclose(file);
+    const double want = json_number_value(json_object_get(eval, "nll_per_token"));
+    const double got = sum / (double)n_tokens;
+    printf("%s %s: %zu tokens, %.5f nats a token, reference %.5f, %+.5f\n", checkpoint, type, n_tokens,
+           got, want, got - want);
+    CHECK(n_tokens == (size_t)json_integer_value(json_object_get(eval, "tokens")), "token count");
+    CHECK(got - want <= allowed && got - want >= -allowed, "more than %g from the reference", allowed);
+    free(logits);
+    ernie_session_free(session);
+    ernie_model_close(model);
+}
+
+int main(int argc, char **argv)
+{
+    char path[1024];
+    if (argc < 3) return 2;
+    json_t *golden = json_load_file(file_beside(argv[2], "golden.json", path), 0, NULL);
+    if (!golden) {
+        printf("skipped: %s is not there\n", path);
+        return SKIPPED;
+    }
+    if (strcmp(argv[1], "logits") == 0) check_logits(argv[2], golden);
+    else if (strcmp(argv[1], "texts") == 0 && argc == 4) check_texts(argv[2], golden, argv[3]);
+    else if (strcmp(argv[1], "nll") == 0 && argc == 6)
+        check_nll(argv[2], golden, argv[3], atof(argv[4]), argv[5]);
+    else return 2;
+    json_decref(golden);
+    return 0;
+}
