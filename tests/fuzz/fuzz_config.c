@@ -14,7 +14,8 @@ static void fuzz_config_lay_out(const ern_hparams *hparams)
     uint32_t n = 0;
     if (ern_hparams_check(hparams, NULL) != ERNIE_OK) return;
     ern_layout_begin(&layout, hparams);
-    while (n++ < 4096 && ern_layout_next(&layout, &record, &optional)) total += ern_record_bytes(&record);
+    while (n++ < 4096 && ern_layout_next(&layout, &record, &optional))
+        total += ern_record_bytes(&record);
     if (total == 0) abort();
 }
 

@@ -30,7 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     memcpy(&data_bytes, data + n, sizeof data_bytes);
 
     conv_tensors tensors = { .allocator = ern_allocator_default(), .shards = &shard };
-    ernie_status status = conv_tensors_add_header(&tensors, 0, name, data, n, 8, data_bytes, &error);
+    ernie_status status =
+        conv_tensors_add_header(&tensors, 0, name, data, n, 8, data_bytes, &error);
     if (status == ERNIE_OK) status = conv_tensors_sort(&tensors, &error);
     if ((status == ERNIE_OK) != (error.message[0] == '\0')) abort();
     if (status == ERNIE_OK) fuzz_safetensors_walk(&tensors, data_bytes);

@@ -15,7 +15,7 @@
 #include "../../src/format.h"
 
 #define CHECKPOINT_TENSORS_MAX 256
-#define CHECKPOINT_PATH_MAX 512
+#define CHECKPOINT_PATH_MAX    512
 
 typedef struct checkpoint_tensor {
     char name[128];
@@ -34,7 +34,8 @@ typedef struct checkpoint {
     unsigned n_experts, moe_k, expert_width, n_shared, moe_start, n_mtp;
     /* how it is spelled */
     const char *dtype;
-    bool merged, fused, ernie_prefix, bias_under_gate, bias_flat, redundant_head, rotary, transposed_router;
+    bool merged, fused, ernie_prefix, bias_under_gate, bias_flat, redundant_head, rotary,
+        transposed_router;
     unsigned n_shards; /* 0, 1: one model.safetensors */
     bool no_index;
     const char *config_extra; /* more fields, "\"a\": 1, " */
@@ -103,26 +104,27 @@ static inline void checkpoint_free(checkpoint *c)
     c->n = 0;
 }
 
-static inline void checkpoint_fill_values(checkpoint_tensor *t, size_t at, size_t n, const char *what,
-                                          unsigned layer, unsigned expert)
+static inline void checkpoint_fill_values(checkpoint_tensor *t, size_t at, size_t n,
+                                          const char *what, unsigned layer, unsigned expert)
 {
     for (size_t i = 0; i < n; i++) t->values[at + i] = checkpoint_value(what, layer, expert, i);
 }
 
 /* "model." + format, or "ernie." + format */
-#define CHECKPOINT_NAME(c, text, ...)                                            \
+#define CHECKPOINT_NAME(c, text, ...)                                           \
     snprintf(text, sizeof text, "%s", (c)->ernie_prefix ? "ernie." : "model."), \
         snprintf(text + 6, sizeof text - 6, __VA_ARGS__)
 
-static inline void checkpoint_add_matrix(checkpoint *c, const char *name, size_t n_rows, size_t n_cols,
-                                         const char *what, unsigned layer, unsigned expert)
+static inline void checkpoint_add_matrix(checkpoint *c, const char *name, size_t n_rows,
+                                         size_t n_cols, const char *what, unsigned layer,
+                                         unsigned expert)
 {
     checkpoint_tensor *t = checkpoint_add(c, name, 2, n_rows, n_cols, 0);
     checkpoint_fill_values(t, 0, t->n, what, layer, expert);
 }
 
-static inline void checkpoint_add_vector(checkpoint *c, const char *name, size_t n, const char *what,
-                                         unsigned layer)
+static inline void checkpoint_add_vector(checkpoint *c, const char *name, size_t n,
+                                         const char *what, unsigned layer)
 {
     checkpoint_tensor *t = checkpoint_add(c, name, 1, n, 0, 0);
     checkpoint_fill_values(t, 0, t->n, what, layer, 0);
@@ -251,8 +253,16 @@ static inline void checkpoint_add_mtp(checkpoint *c, unsigned i)
 static inline void checkpoint_begin(checkpoint *c, bool moe)
 {
     memset(c, 0, sizeof *c);
-    *c = (checkpoint){ .moe = moe, .tied = true, .n_layers = 3, .hidden = 50, .n_heads = 3,
-                       .n_kv_heads = 1, .head_dim = 14, .width = 41, .vocab = 300, .dtype = "BF16",
+    *c = (checkpoint){ .moe = moe,
+                       .tied = true,
+                       .n_layers = 3,
+                       .hidden = 50,
+                       .n_heads = 3,
+                       .n_kv_heads = 1,
+                       .head_dim = 14,
+                       .width = 41,
+                       .vocab = 300,
+                       .dtype = "BF16",
                        .config_extra = "" };
     if (!moe) return;
     c->n_experts = 4;
@@ -269,7 +279,8 @@ static inline void checkpoint_build(checkpoint *c)
     CHECKPOINT_NAME(c, name, "embed_tokens.weight");
     checkpoint_add_matrix(c, name, c->vocab, c->hidden, "embed", 0, 0);
     if (!c->tied || c->redundant_head)
-        checkpoint_add_matrix(c, "lm_head.weight", c->vocab, c->hidden, c->tied ? "embed" : "head", 0, 0);
+        checkpoint_add_matrix(c, "lm_head.weight", c->vocab, c->hidden, c->tied ? "embed" : "head",
+                              0, 0);
     CHECKPOINT_NAME(c, name, "norm.weight");
     checkpoint_add_vector(c, name, c->hidden, "norm", 0);
     for (unsigned layer = 0; layer < c->n_layers; layer++) {
@@ -282,7 +293,8 @@ static inline void checkpoint_build(checkpoint *c)
             checkpoint_add_ffn(c, name, c->width, layer, 0);
     }
     for (unsigned i = 0; i < c->n_mtp; i++) checkpoint_add_mtp(c, i);
-    for (unsigned i = 0; i < c->n && c->n_shards > 1; i++) c->tensors[i].shard = i * 7 % c->n_shards;
+    for (unsigned i = 0; i < c->n && c->n_shards > 1; i++)
+        c->tensors[i].shard = i * 7 % c->n_shards;
 }
 
 /* ---- Files --------------------------------------------------------------------------------- */
@@ -348,8 +360,8 @@ static inline void checkpoint_write_config(const checkpoint *c, const char *dir)
              "\"bos_token_id\": 1, \"eos_token_id\": 2, \"pad_token_id\": 0,"
              "\"tie_word_embeddings\": %s}",
              c->moe ? "Ernie4_5_MoeForCausalLM" : "Ernie4_5ForCausalLM",
-             c->moe ? "ernie4_5_moe" : "ernie4_5", c->hidden, c->n_layers, c->n_heads, c->n_kv_heads,
-             c->head_dim, c->width, c->vocab, moe, c->config_extra, c->n_mtp,
+             c->moe ? "ernie4_5_moe" : "ernie4_5", c->hidden, c->n_layers, c->n_heads,
+             c->n_kv_heads, c->head_dim, c->width, c->vocab, moe, c->config_extra, c->n_mtp,
              c->tied ? "true" : "false");
     checkpoint_put_text(dir, "config.json", text);
 }
@@ -427,7 +439,8 @@ static inline void checkpoint_write(const checkpoint *c, const char *dir)
 {
     mkdir(dir, 0777);
     checkpoint_write_config(c, dir);
-    for (unsigned i = 0; i < (c->n_shards < 2 ? 1 : c->n_shards); i++) checkpoint_write_shard(c, dir, i);
+    for (unsigned i = 0; i < (c->n_shards < 2 ? 1 : c->n_shards); i++)
+        checkpoint_write_shard(c, dir, i);
     if (c->n_shards > 1 && !c->no_index) checkpoint_write_index(c, dir);
 }
 
@@ -450,7 +463,8 @@ static inline void checkpoint_number(checkpoint_bytes *b, unsigned field, uint64
     checkpoint_varint(b, value);
 }
 
-static inline void checkpoint_message(checkpoint_bytes *b, unsigned field, const void *data, size_t n)
+static inline void checkpoint_message(checkpoint_bytes *b, unsigned field, const void *data,
+                                      size_t n)
 {
     checkpoint_varint(b, (uint64_t)field << 3 | 2);
     checkpoint_varint(b, n);
@@ -458,7 +472,8 @@ static inline void checkpoint_message(checkpoint_bytes *b, unsigned field, const
     b->n += n;
 }
 
-static inline void checkpoint_piece(checkpoint_bytes *b, const char *text, float score, unsigned type)
+static inline void checkpoint_piece(checkpoint_bytes *b, const char *text, float score,
+                                    unsigned type)
 {
     checkpoint_bytes piece = { .n = 0 };
     checkpoint_message(&piece, 1, text, strlen(text));

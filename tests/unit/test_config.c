@@ -42,7 +42,8 @@ static const struct {
 };
 
 /* Parse the base config with `changes`: {"key": value or "-" to leave the key out}. */
-static ernie_status read_config(conv_config *config, bool moe, const char *changes, ernie_error *error)
+static ernie_status read_config(conv_config *config, bool moe, const char *changes,
+                                ernie_error *error)
 {
     json_error_t reason;
     json_t *root = json_object(), *given = json_loads(changes, 0, &reason);
@@ -101,8 +102,9 @@ static void dense_models_are_read(void **state)
 static void moe_models_are_read(void **state)
 {
     (void)state;
-    const ern_hparams h = read_good(true, "{\"moe_norm_min\": 1e-9, \"num_nextn_predict_layers\": 1,"
-                                          "\"bos_token_id\": 1, \"eos_token_id\": 2, \"pad_token_id\": 0}");
+    const ern_hparams h =
+        read_good(true, "{\"moe_norm_min\": 1e-9, \"num_nextn_predict_layers\": 1,"
+                        "\"bos_token_id\": 1, \"eos_token_id\": 2, \"pad_token_id\": 0}");
     assert_int_equal(h.head_dim, 128); /* 2560 / 20 */
     assert_int_equal(h.n_experts, 64);
     assert_int_equal(h.moe_k, 6);
@@ -133,11 +135,15 @@ static void moe_layers_are_settled(void **state)
         { "{\"moe_layer_end_index\": 5}", 1, 5, 1 },
         { "{\"moe_layer_start_index\": 0, \"moe_layer_interval\": 2}", 0, 27, 2 },
         { "{\"moe_layer_start_index\": [3, 3], \"moe_layer_end_index\": [29, 28]}", 3, 27, 1 },
-        { "{\"num_hidden_layers\": 4, \"mlp_layer_types\": [\"dense\", \"sparse\", \"sparse\", \"dense\"],"
-          "\"moe_layer_start_index\": \"-\"}", 1, 2, 1 },
-        { "{\"num_hidden_layers\": 4, \"mlp_layer_types\": [\"dense\", \"sparse\", \"dense\", \"sparse\"]}",
+        { "{\"num_hidden_layers\": 4, \"mlp_layer_types\": [\"dense\", \"sparse\", \"sparse\", "
+          "\"dense\"],"
+          "\"moe_layer_start_index\": \"-\"}",
+          1, 2, 1 },
+        { "{\"num_hidden_layers\": 4, \"mlp_layer_types\": [\"dense\", \"sparse\", \"dense\", "
+          "\"sparse\"]}",
           1, 3, 2 },
-        { "{\"num_hidden_layers\": 4, \"mlp_layer_types\": [\"dense\", \"dense\", \"sparse\", \"dense\"]}",
+        { "{\"num_hidden_layers\": 4, \"mlp_layer_types\": [\"dense\", \"dense\", \"sparse\", "
+          "\"dense\"]}",
           2, 2, 1 },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
@@ -157,8 +163,10 @@ static void spellings_are_the_same(void **state)
         "{\"rope_scaling\": null}",
         "{\"rope_scaling\": {\"type\": \"default\"}}",
         "{\"rope_scaling\": {\"rope_type\": \"default\", \"factor\": 1.0}}",
-        "{\"hidden_act\": \"silu\", \"use_bias\": false, \"compression_ratio\": 1.0, \"rope_reorder\": false}",
-        "{\"moe_num_experts\": \"-\", \"num_experts\": 64, \"moe_k\": \"-\", \"num_experts_per_tok\": 6}",
+        "{\"hidden_act\": \"silu\", \"use_bias\": false, \"compression_ratio\": 1.0, "
+        "\"rope_reorder\": false}",
+        "{\"moe_num_experts\": \"-\", \"num_experts\": 64, \"moe_k\": \"-\", "
+        "\"num_experts_per_tok\": 6}",
         "{\"moe_num_experts\": [64, 64], \"moe_intermediate_size\": [1536, 512]}",
         "{\"head_dim\": 128, \"num_nextn_predict_layers\": null, \"moe_norm_min\": 1e-12}",
         "{\"hidden_size\": 2560.0}",
@@ -177,7 +185,8 @@ static void spellings_are_the_same(void **state)
     const ern_hparams old = read_good(false, "{\"architectures\": [\"Ernie4_5_ForCausalLM\"]}");
     const ern_hparams now = read_good(false, "{\"moe_num_experts\": 0}");
     assert_memory_equal(&old, &now, sizeof old);
-    assert_int_equal(read_good(true, "{\"moe_num_shared_experts\": null}").shared_intermediate_size, 0);
+    assert_int_equal(read_good(true, "{\"moe_num_shared_experts\": null}").shared_intermediate_size,
+                     0);
     assert_int_equal(read_good(false, "{\"num_key_value_heads\": null}").n_kv_heads, 16);
     assert_true(read_good(false, "{\"rope_theta\": 10000}").rope_theta == 10000.0);
 }
@@ -190,10 +199,12 @@ static void ties_and_stops_are_read(void **state)
         conv_tie tie;
         uint32_t n_stops;
         int32_t eos;
-    } cases[] = { { "{}", CONV_TIE_UNSAID, 0, -1 },
-                  { "{\"tie_word_embeddings\": null, \"eos_token_id\": 2}", CONV_TIE_UNSAID, 1, 2 },
-                  { "{\"tie_word_embeddings\": true, \"eos_token_id\": [5, 2]}", CONV_TIE_YES, 2, 5 },
-                  { "{\"tie_word_embeddings\": false, \"eos_token_id\": []}", CONV_TIE_NO, 0, -1 } };
+    } cases[] = {
+        { "{}", CONV_TIE_UNSAID, 0, -1 },
+        { "{\"tie_word_embeddings\": null, \"eos_token_id\": 2}", CONV_TIE_UNSAID, 1, 2 },
+        { "{\"tie_word_embeddings\": true, \"eos_token_id\": [5, 2]}", CONV_TIE_YES, 2, 5 },
+        { "{\"tie_word_embeddings\": false, \"eos_token_id\": []}", CONV_TIE_NO, 0, -1 }
+    };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         conv_config config;
         ernie_error error = { ERNIE_OK, "" };
@@ -212,7 +223,8 @@ static void vision_is_seen(void **state)
     } cases[] = { { "{\"vision_config\": {}}", "vision_config" },
                   { "{\"model_type\": \"ernie4_5_moe_vl\"}", "model_type" },
                   { "{\"model_type\": \"ernie4_5_vl_moe\"}", "model_type" },
-                  { "{\"architectures\": [\"Ernie4_5_VLMoeForConditionalGeneration\"]}", "architectures" } };
+                  { "{\"architectures\": [\"Ernie4_5_VLMoeForConditionalGeneration\"]}",
+                    "architectures" } };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         conv_config config;
         ernie_error error = { ERNIE_OK, "" };
@@ -232,11 +244,14 @@ static void bad_fields_are_named(void **state)
         ernie_status status;
         const char *says;
     } cases[] = {
-        { false, "{\"architectures\": [\"LlamaForCausalLM\"]}", ERNIE_UNSUPPORTED, "LlamaForCausalLM" },
+        { false, "{\"architectures\": [\"LlamaForCausalLM\"]}", ERNIE_UNSUPPORTED,
+          "LlamaForCausalLM" },
         { false, "{\"model_type\": \"qwen3\"}", ERNIE_UNSUPPORTED, "model_type is \"qwen3\"" },
-        { false, "{\"architectures\": \"-\", \"model_type\": \"-\"}", ERNIE_UNSUPPORTED, "neither" },
+        { false, "{\"architectures\": \"-\", \"model_type\": \"-\"}", ERNIE_UNSUPPORTED,
+          "neither" },
         { false, "{\"model_type\": \"ernie4_5_moe\"}", ERNIE_FORMAT, "but model_type is" },
-        { false, "{\"moe_num_experts\": 64}", ERNIE_FORMAT, "moe_num_experts is 64 in a dense model" },
+        { false, "{\"moe_num_experts\": 64}", ERNIE_FORMAT,
+          "moe_num_experts is 64 in a dense model" },
         { false, "{\"use_bias\": true}", ERNIE_UNSUPPORTED, "use_bias is true" },
         { false, "{\"use_bias\": 1}", ERNIE_UNSUPPORTED, "use_bias is true" },
         { false, "{\"use_bias\": \"yes\"}", ERNIE_FORMAT, "use_bias" },
@@ -249,13 +264,15 @@ static void bad_fields_are_named(void **state)
         { false, "{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4}}", ERNIE_UNSUPPORTED,
           "type of rope_scaling is \"linear\"" },
         { false, "{\"rope_scaling\": {\"rope_type\": \"yarn\"}}", ERNIE_UNSUPPORTED, "\"yarn\"" },
-        { false, "{\"rope_scaling\": {\"factor\": 4}}", ERNIE_UNSUPPORTED, "factor of rope_scaling is 4" },
+        { false, "{\"rope_scaling\": {\"factor\": 4}}", ERNIE_UNSUPPORTED,
+          "factor of rope_scaling is 4" },
         { false, "{\"rope_scaling\": 4}", ERNIE_FORMAT, "rope_scaling is not an object" },
-        { false, "{\"rope_parameters\": {\"rope_type\": \"llama3\"}}", ERNIE_UNSUPPORTED, "llama3" },
+        { false, "{\"rope_parameters\": {\"rope_type\": \"llama3\"}}", ERNIE_UNSUPPORTED,
+          "llama3" },
         { false, "{\"rope_parameters\": {\"partial_rotary_factor\": 0.5}}", ERNIE_UNSUPPORTED,
           "partial_rotary_factor is 0.5" },
-        { false, "{\"rope_theta\": 10000, \"rope_parameters\": {\"rope_theta\": 500000}}", ERNIE_FORMAT,
-          "rope_theta is 10000, in rope_parameters it is 500000" },
+        { false, "{\"rope_theta\": 10000, \"rope_parameters\": {\"rope_theta\": 500000}}",
+          ERNIE_FORMAT, "rope_theta is 10000, in rope_parameters it is 500000" },
         { false, "{\"rope_theta\": 0}", ERNIE_FORMAT, "rope_theta is 0" },
         { false, "{\"rms_norm_eps\": -1}", ERNIE_FORMAT, "rms_norm_eps" },
         { false, "{\"rms_norm_eps\": \"small\"}", ERNIE_FORMAT, "rms_norm_eps" },
@@ -267,12 +284,17 @@ static void bad_fields_are_named(void **state)
         { false, "{\"hidden_size\": \"1024\"}", ERNIE_FORMAT, "hidden_size is not a whole number" },
         { false, "{\"hidden_size\": 1e300}", ERNIE_FORMAT, "hidden_size is 1" },
         { false, "{\"hidden_size\": []}", ERNIE_FORMAT, "hidden_size is missing" },
-        { false, "{\"num_hidden_layers\": 9223372036854775807}", ERNIE_FORMAT, "num_hidden_layers" },
-        { false, "{\"num_key_value_heads\": 3}", ERNIE_FORMAT, "not a multiple of num_key_value_heads, 3" },
-        { false, "{\"head_dim\": null, \"hidden_size\": 1000}", ERNIE_FORMAT, "head_dim is missing" },
+        { false, "{\"num_hidden_layers\": 9223372036854775807}", ERNIE_FORMAT,
+          "num_hidden_layers" },
+        { false, "{\"num_key_value_heads\": 3}", ERNIE_FORMAT,
+          "not a multiple of num_key_value_heads, 3" },
+        { false, "{\"head_dim\": null, \"hidden_size\": 1000}", ERNIE_FORMAT,
+          "head_dim is missing" },
         { false, "{\"head_dim\": 127}", ERNIE_FORMAT, "head_dim is 127" },
-        { false, "{\"num_nextn_predict_layers\": 17}", ERNIE_FORMAT, "num_nextn_predict_layers is 17" },
-        { false, "{\"bos_token_id\": 103424}", ERNIE_FORMAT, "bos_token_id is 103424, vocab_size is 103424" },
+        { false, "{\"num_nextn_predict_layers\": 17}", ERNIE_FORMAT,
+          "num_nextn_predict_layers is 17" },
+        { false, "{\"bos_token_id\": 103424}", ERNIE_FORMAT,
+          "bos_token_id is 103424, vocab_size is 103424" },
         { false, "{\"eos_token_id\": [2, -1]}", ERNIE_FORMAT, "eos_token_id is -1" },
         { false, "{\"eos_token_id\": [1,2,3,4,5,6,7,8,9]}", ERNIE_UNSUPPORTED, "lists 9 ids" },
         { false, "{\"eos_token_id\": \"</s>\"}", ERNIE_FORMAT, "eos_token_id" },
@@ -280,21 +302,29 @@ static void bad_fields_are_named(void **state)
         { true, "{\"moe_num_experts\": null}", ERNIE_FORMAT, "moe_num_experts is missing" },
         { true, "{\"moe_num_experts\": 5000}", ERNIE_FORMAT, "moe_num_experts is 5000" },
         { true, "{\"moe_k\": 65}", ERNIE_FORMAT, "moe_k is 65, moe_num_experts is only 64" },
-        { true, "{\"moe_num_shared_experts\": 4096}", ERNIE_FORMAT, "moe_num_shared_experts of 4096" },
-        { true, "{\"moe_layer_start_index\": \"-\"}", ERNIE_FORMAT, "moe_layer_start_index is missing" },
+        { true, "{\"moe_num_shared_experts\": 4096}", ERNIE_FORMAT,
+          "moe_num_shared_experts of 4096" },
+        { true, "{\"moe_layer_start_index\": \"-\"}", ERNIE_FORMAT,
+          "moe_layer_start_index is missing" },
         { true, "{\"moe_layer_start_index\": 28}", ERNIE_FORMAT, "moe_layer_start_index is 28" },
-        { true, "{\"moe_layer_start_index\": 5, \"moe_layer_end_index\": 4}", ERNIE_FORMAT, "is 4, before" },
+        { true, "{\"moe_layer_start_index\": 5, \"moe_layer_end_index\": 4}", ERNIE_FORMAT,
+          "is 4, before" },
         { true, "{\"moe_layer_end_index\": -2}", ERNIE_FORMAT, "moe_layer_end_index is -2" },
         { true, "{\"moe_layer_interval\": 0}", ERNIE_FORMAT, "moe_layer_interval is 0" },
-        { true, "{\"moe_gate_act\": \"sigmoid\"}", ERNIE_UNSUPPORTED, "moe_gate_act is \"sigmoid\"" },
-        { true, "{\"moe_norm_gate_logits\": false}", ERNIE_UNSUPPORTED, "moe_norm_gate_logits is false" },
+        { true, "{\"moe_gate_act\": \"sigmoid\"}", ERNIE_UNSUPPORTED,
+          "moe_gate_act is \"sigmoid\"" },
+        { true, "{\"moe_norm_gate_logits\": false}", ERNIE_UNSUPPORTED,
+          "moe_norm_gate_logits is false" },
         { true, "{\"moe_group_experts\": true}", ERNIE_UNSUPPORTED, "moe_group_experts is true" },
-        { true, "{\"mlp_layer_types\": [\"dense\"]}", ERNIE_FORMAT, "has 1 entries, num_hidden_layers is 28" },
-        { true, "{\"num_hidden_layers\": 2, \"mlp_layer_types\": [\"dense\", \"odd\"]}", ERNIE_UNSUPPORTED,
-          "mlp_layer_types[1] is \"odd\"" },
-        { true, "{\"num_hidden_layers\": 2, \"mlp_layer_types\": [\"dense\", \"dense\"]}", ERNIE_FORMAT,
-          "no sparse layer" },
-        { true, "{\"num_hidden_layers\": 4, \"mlp_layer_types\": [\"sparse\", \"dense\", \"dense\", \"sparse\"]}",
+        { true, "{\"mlp_layer_types\": [\"dense\"]}", ERNIE_FORMAT,
+          "has 1 entries, num_hidden_layers is 28" },
+        { true, "{\"num_hidden_layers\": 2, \"mlp_layer_types\": [\"dense\", \"odd\"]}",
+          ERNIE_UNSUPPORTED, "mlp_layer_types[1] is \"odd\"" },
+        { true, "{\"num_hidden_layers\": 2, \"mlp_layer_types\": [\"dense\", \"dense\"]}",
+          ERNIE_FORMAT, "no sparse layer" },
+        { true,
+          "{\"num_hidden_layers\": 4, \"mlp_layer_types\": [\"sparse\", \"dense\", \"dense\", "
+          "\"sparse\"]}",
           ERNIE_UNSUPPORTED, "follows no start" },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
@@ -302,17 +332,21 @@ static void bad_fields_are_named(void **state)
         ernie_error error = { ERNIE_OK, "" };
         const ernie_status status = read_config(&config, cases[i].moe, cases[i].changes, &error);
         if (!strstr(error.message, cases[i].says) || !strstr(error.message, "config.json"))
-            fail_msg("%s: \"%s\" does not say \"%s\"", cases[i].changes, error.message, cases[i].says);
+            fail_msg("%s: \"%s\" does not say \"%s\"", cases[i].changes, error.message,
+                     cases[i].says);
         assert_int_equal(status, cases[i].status);
     }
 }
 
 /* ---- generation_config.json -------------------------------------------------------------------- */
 
-static ernie_status read_generation(ern_generation *generation, const char *text, ernie_error *error)
+static ernie_status read_generation(ern_generation *generation, const char *text,
+                                    ernie_error *error)
 {
     json_error_t reason;
-    const conv_config config = { .hparams = { .vocab_size = 100 }, .n_stop_ids = 1, .stop_ids = { 2 } };
+    const conv_config config = { .hparams = { .vocab_size = 100 },
+                                 .n_stop_ids = 1,
+                                 .stop_ids = { 2 } };
     json_t *root = text ? json_loads(text, 0, &reason) : NULL;
     const ernie_status status = conv_generation_read(generation, root, &config, 7, error);
     json_decref(root);
@@ -328,10 +362,16 @@ static void generation_defaults_are_read(void **state)
     } cases[] = {
         { NULL, { .do_sample = 1, .n_stop_ids = 2, .stop_ids = { 2, 7 } } },
         { "{}", { .do_sample = 0, .n_stop_ids = 2, .stop_ids = { 2, 7 } } },
-        { "{\"do_sample\": true, \"temperature\": 0.8, \"top_p\": 0.8, \"eos_token_id\": 5, \"top_k\": 40,"
+        { "{\"do_sample\": true, \"temperature\": 0.8, \"top_p\": 0.8, \"eos_token_id\": 5, "
+          "\"top_k\": 40,"
           "\"repetition_penalty\": 1.05, \"pad_token_id\": 0}",
-          { .do_sample = 1, .temperature = 0.8f, .top_p = 0.8f, .top_k = 40, .repetition_penalty = 1.05f,
-            .n_stop_ids = 2, .stop_ids = { 5, 7 } } },
+          { .do_sample = 1,
+            .temperature = 0.8f,
+            .top_p = 0.8f,
+            .top_k = 40,
+            .repetition_penalty = 1.05f,
+            .n_stop_ids = 2,
+            .stop_ids = { 5, 7 } } },
         { "{\"temperature\": 0.6, \"eos_token_id\": [7, 5, 7]}",
           { .do_sample = 1, .temperature = 0.6f, .n_stop_ids = 2, .stop_ids = { 7, 5 } } },
         { "{\"do_sample\": false, \"temperature\": 1, \"eos_token_id\": null}",

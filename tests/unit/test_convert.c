@@ -89,9 +89,11 @@ static ern_format read_format(const file_bytes *bytes)
 {
     ern_format format;
     ernie_error error = { ERNIE_OK, "" };
-    if (ern_format_read(&format, bytes->data, bytes->n, &error) != ERNIE_OK) fail_msg("%s", error.message);
+    if (ern_format_read(&format, bytes->data, bytes->n, &error) != ERNIE_OK)
+        fail_msg("%s", error.message);
     for (uint32_t i = 0; i < format.header->n_records; i++)
-        if (ern_format_verify_record(&format, i, NULL, &error) != ERNIE_OK) fail_msg("%s", error.message);
+        if (ern_format_verify_record(&format, i, NULL, &error) != ERNIE_OK)
+            fail_msg("%s", error.message);
     if (ern_format_verify_gaps(&format, NULL, &error) != ERNIE_OK) fail_msg("%s", error.message);
     return format;
 }
@@ -107,7 +109,9 @@ static float weight_at(const ern_matrix *m, uint32_t row, uint32_t col)
         const unsigned char *at = m->data + row * ern_row_bytes(m->type, m->n_cols);
         memcpy(&value, at + 4 * (m->type == ERN_F32 ? col : 0), 4);
         memcpy(&half, at + 2 * col, 2);
-        return m->type == ERN_F32 ? value : m->type == ERN_F16 ? ern_f16_to_f32(half) : ern_bf16_to_f32(half);
+        return m->type == ERN_F32   ? value
+               : m->type == ERN_F16 ? ern_f16_to_f32(half)
+                                    : ern_bf16_to_f32(half);
     }
     const unsigned char *group = m->data + row / 16 * ern_group_bytes(m->type, m->n_cols);
     const uint32_t r = row % 16, b = col / 32, k = col % 32;
@@ -115,24 +119,27 @@ static float weight_at(const ern_matrix *m, uint32_t row, uint32_t col)
     const unsigned char *codes = scales + ern_group_scale_bytes(ern_n_blocks(m->n_cols));
     memcpy(&value, group + 4 * r, 4);
     value *= (float)scales[b * 16 + r];
-    if (m->type == ERN_W8) return value * (float)(int8_t)codes[((b * 8 + k / 4) * 16 + r) * 4 + k % 4];
+    if (m->type == ERN_W8)
+        return value * (float)(int8_t)codes[((b * 8 + k / 4) * 16 + r) * 4 + k % 4];
     const unsigned char pair = codes[((b * 4 + k / 8) * 16 + r) * 4 + k % 4];
     return value * (float)ern_w4_level[k % 8 < 4 ? pair & 15 : pair >> 4];
 }
 
-static float gate_up_value(uint32_t row, uint32_t col, uint32_t width, unsigned layer, unsigned expert)
+static float gate_up_value(uint32_t row, uint32_t col, uint32_t width, unsigned layer,
+                           unsigned expert)
 {
     const uint32_t part = row / 32 * 16 + row % 16;
     if (part >= width) return 0;
-    return checkpoint_value(row / 16 % 2 ? "up" : "gate", layer, expert, (size_t)part * model.hidden + col);
+    return checkpoint_value(row / 16 % 2 ? "up" : "gate", layer, expert,
+                            (size_t)part * model.hidden + col);
 }
 
 /* What the checkpoint holds for one weight of a record. */
 static float wanted_value(const ern_record *r, unsigned matrix, uint32_t row, uint32_t col)
 {
     static const char *const names[ERN_N_KINDS] = {
-        "embed", "head", "norm", "attn_norm", NULL, "o", "ffn_norm", NULL, "down", "router", "bias",
-        NULL,    "down", NULL,   "emb_norm",  "hidden_norm", "proj",
+        "embed",  "head", "norm", "attn_norm", NULL, "o",        "ffn_norm",    NULL,   "down",
+        "router", "bias", NULL,   "down",      NULL, "emb_norm", "hidden_norm", "proj",
     };
     const unsigned layer = r->layer == ERN_NO_LAYER ? 0 : r->layer;
     const uint32_t nq = model.n_heads * model.head_dim, nk = model.n_kv_heads * model.head_dim;
@@ -144,7 +151,8 @@ static float wanted_value(const ern_record *r, unsigned matrix, uint32_t row, ui
         return checkpoint_value(parts[which], layer, 0, (size_t)(row - first) * r->n_cols + col);
     }
     case ERN_FFN_GATE_UP: return gate_up_value(row, col, model.width, layer, 0);
-    case ERN_SHARED_GATE_UP: return gate_up_value(row, col, model.n_shared * model.expert_width, layer, 99);
+    case ERN_SHARED_GATE_UP:
+        return gate_up_value(row, col, model.n_shared * model.expert_width, layer, 99);
     case ERN_SHARED_DOWN: return checkpoint_value("down", layer, 99, (size_t)row * r->n_cols + col);
     case ERN_EXPERT:
         if (matrix == 0) return gate_up_value(row, col, model.expert_width, layer, r->expert + 1u);
@@ -160,8 +168,9 @@ static void check_matrix(const ern_record *r, unsigned matrix, const ern_matrix 
         for (uint32_t col = 0; col < m->n_cols; col++) {
             const float got = weight_at(m, row, col), wanted = wanted_value(r, matrix, row, col);
             if (fabsf(got - wanted) > tolerance[m->type])
-                fail_msg("kind %u layer %u expert %u matrix %u [%u, %u]: %g, wanted %g", r->kind, r->layer,
-                         r->expert, matrix, (unsigned)row, (unsigned)col, (double)got, (double)wanted);
+                fail_msg("kind %u layer %u expert %u matrix %u [%u, %u]: %g, wanted %g", r->kind,
+                         r->layer, r->expert, matrix, (unsigned)row, (unsigned)col, (double)got,
+                         (double)wanted);
         }
 }
 
@@ -186,10 +195,13 @@ static void values_arrive(void **state)
                 const ern_matrix first = { data, r->type, r->n_rows, r->n_cols };
                 check_matrix(r, 0, &first);
                 const bool wide = r->kind == ERN_EMBED || r->kind == ERN_HEAD;
-                const unsigned wanted = ern_kind_is_f32(r->kind) ? ERN_F32 : type == ERN_W4 && wide ? ERN_W8 : type;
+                const unsigned wanted = ern_kind_is_f32(r->kind) ? ERN_F32
+                                        : type == ERN_W4 && wide ? ERN_W8
+                                                                 : type;
                 assert_int_equal(r->type, wanted);
                 if (r->kind != ERN_EXPERT) continue;
-                const ern_matrix second = { data + ern_expert_down_offset(r), r->type2, r->n_rows2, r->n_cols2 };
+                const ern_matrix second = { data + ern_expert_down_offset(r), r->type2, r->n_rows2,
+                                            r->n_cols2 };
                 check_matrix(r, 1, &second);
                 assert_int_equal(r->type2, type);
             }
@@ -246,18 +258,54 @@ static void header_says_what_it_is(void **state)
 typedef void (*spelling_fn)(void);
 
 static void spell_nothing(void) {}
-static void spell_f16(void) { model.dtype = "F16"; }
-static void spell_f32(void) { model.dtype = "F32"; }
-static void spell_shards(void) { model.n_shards = 4; }
-static void spell_no_index(void) { model.n_shards = 3, model.no_index = true; }
-static void spell_merged(void) { model.merged = true; }
-static void spell_bias_gate(void) { model.bias_under_gate = true; }
-static void spell_bias_flat(void) { model.bias_flat = true; }
-static void spell_transposed(void) { model.transposed_router = true; }
-static void spell_head(void) { model.redundant_head = true; }
-static void spell_rotary(void) { model.rotary = true; }
-static void spell_ernie(void) { model.ernie_prefix = model.fused = true; }
-static void spell_fused(void) { model.fused = true, model.merged = model.moe; }
+static void spell_f16(void)
+{
+    model.dtype = "F16";
+}
+static void spell_f32(void)
+{
+    model.dtype = "F32";
+}
+static void spell_shards(void)
+{
+    model.n_shards = 4;
+}
+static void spell_no_index(void)
+{
+    model.n_shards = 3, model.no_index = true;
+}
+static void spell_merged(void)
+{
+    model.merged = true;
+}
+static void spell_bias_gate(void)
+{
+    model.bias_under_gate = true;
+}
+static void spell_bias_flat(void)
+{
+    model.bias_flat = true;
+}
+static void spell_transposed(void)
+{
+    model.transposed_router = true;
+}
+static void spell_head(void)
+{
+    model.redundant_head = true;
+}
+static void spell_rotary(void)
+{
+    model.rotary = true;
+}
+static void spell_ernie(void)
+{
+    model.ernie_prefix = model.fused = true;
+}
+static void spell_fused(void)
+{
+    model.fused = true, model.merged = model.moe;
+}
 static void spell_all(void)
 {
     model.dtype = "F32", model.n_shards = 5, model.merged = model.moe, model.bias_under_gate = true;
@@ -266,14 +314,15 @@ static void spell_all(void)
 /* Two of config.json's spellings: transformers 5 nests the rotary base, others scale by 1. */
 static void spell_config(void)
 {
-    model.config_extra = "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 500000.0}, "
-                         "\"compression_ratio\": 1.0, \"moe_capacity\": [64, 64], ";
+    model.config_extra =
+        "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 500000.0}, "
+        "\"compression_ratio\": 1.0, \"moe_capacity\": [64, 64], ";
 }
 
 static const spelling_fn spellings[] = {
-    spell_nothing,   spell_f16,        spell_f32,  spell_shards, spell_no_index, spell_merged, spell_bias_gate,
-    spell_bias_flat, spell_transposed, spell_head, spell_rotary, spell_ernie,    spell_fused,  spell_all,
-    spell_config,
+    spell_nothing, spell_f16,       spell_f32,       spell_shards,     spell_no_index,
+    spell_merged,  spell_bias_gate, spell_bias_flat, spell_transposed, spell_head,
+    spell_rotary,  spell_ernie,     spell_fused,     spell_all,        spell_config,
 };
 
 static void spellings_give_the_same_file(void **state)
@@ -288,7 +337,9 @@ static void spellings_give_the_same_file(void **state)
             if (!moe && model.merged) continue;
             checkpoint_build(&model);
             write_model();
-            const ern_convert_options options = { .type = "w4", .name = "x", .n_threads = 1 + (unsigned)i % 3 };
+            const ern_convert_options options = { .type = "w4",
+                                                  .name = "x",
+                                                  .n_threads = 1 + (unsigned)i % 3 };
             convert_good(&options);
             const file_bytes bytes = read_file(out_file);
             if (!first.data) {
@@ -330,7 +381,8 @@ static void tensors_settle_the_rest(void **state)
         assert_int_equal(format.header->hparams.tied, cases[i].tied);
         assert_int_equal(format.header->hparams.n_mtp_layers, cases[i].n_mtp);
         unsigned n_bias = 0;
-        for (uint32_t k = 0; k < format.header->n_records; k++) n_bias += format.records[k].kind == ERN_ROUTER_BIAS;
+        for (uint32_t k = 0; k < format.header->n_records; k++)
+            n_bias += format.records[k].kind == ERN_ROUTER_BIAS;
         assert_int_equal(n_bias, cases[i].no_bias ? 0 : 2);
         free(bytes.data);
     }
@@ -347,17 +399,38 @@ static checkpoint_tensor *tensor(const char *name)
 
 #define Q "model.layers.1.self_attn.q_proj.weight"
 
-static void twin_missing(void) { checkpoint_remove(&model, Q); }
-static void twin_missing_norm(void) { checkpoint_remove(&model, "model.norm.weight"); }
-static void twin_missing_expert(void) { checkpoint_remove(&model, "model.layers.2.mlp.experts.3.up_proj.weight"); }
-static void twin_unknown(void) { checkpoint_add(&model, "model.layers.0.self_attn.q_norm.weight", 1, 14, 0, 0); }
-static void twin_bias(void) { checkpoint_add(&model, "model.layers.0.self_attn.q_proj.bias", 1, 42, 0, 0); }
-static void twin_extra_layer(void) { checkpoint_add(&model, "model.layers.3.input_layernorm.weight", 1, 50, 0, 0); }
+static void twin_missing(void)
+{
+    checkpoint_remove(&model, Q);
+}
+static void twin_missing_norm(void)
+{
+    checkpoint_remove(&model, "model.norm.weight");
+}
+static void twin_missing_expert(void)
+{
+    checkpoint_remove(&model, "model.layers.2.mlp.experts.3.up_proj.weight");
+}
+static void twin_unknown(void)
+{
+    checkpoint_add(&model, "model.layers.0.self_attn.q_norm.weight", 1, 14, 0, 0);
+}
+static void twin_bias(void)
+{
+    checkpoint_add(&model, "model.layers.0.self_attn.q_proj.bias", 1, 42, 0, 0);
+}
+static void twin_extra_layer(void)
+{
+    checkpoint_add(&model, "model.layers.3.input_layernorm.weight", 1, 50, 0, 0);
+}
 static void twin_extra_expert(void)
 {
     checkpoint_add(&model, "model.layers.1.mlp.experts.4.up_proj.weight", 2, 21, 50, 0);
 }
-static void twin_two_spellings(void) { checkpoint_add(&model, "ernie.norm.weight", 1, 50, 0, 0); }
+static void twin_two_spellings(void)
+{
+    checkpoint_add(&model, "ernie.norm.weight", 1, 50, 0, 0);
+}
 static void twin_swapped(void)
 {
     tensor(Q)->dims[0] = 50;
@@ -368,16 +441,31 @@ static void twin_flat(void)
     tensor(Q)->n_dims = 1;
     tensor(Q)->dims[0] = 2100;
 }
-static void twin_narrow(void) { model.hidden = 64; }
-static void twin_wide_vocab(void) { model.vocab = 301; }
+static void twin_narrow(void)
+{
+    model.hidden = 64;
+}
+static void twin_wide_vocab(void)
+{
+    model.vocab = 301;
+}
 static void twin_dtype(void)
 {
     checkpoint_tensor *t = tensor("model.norm.weight"); /* 50 BF16 values are 100 bytes */
     t->dtype = "I16";
 }
-static void twin_nan(void) { tensor(Q)->values[50 * 3 + 7] = NAN; }
-static void twin_inf(void) { tensor("model.layers.2.mlp.experts.1.down_proj.weight")->values[21 * 4 + 20] = -INFINITY; }
-static void twin_nan_router(void) { tensor("model.layers.1.mlp.gate.weight")->values[5] = NAN; }
+static void twin_nan(void)
+{
+    tensor(Q)->values[50 * 3 + 7] = NAN;
+}
+static void twin_inf(void)
+{
+    tensor("model.layers.2.mlp.experts.1.down_proj.weight")->values[21 * 4 + 20] = -INFINITY;
+}
+static void twin_nan_router(void)
+{
+    tensor("model.layers.1.mlp.gate.weight")->values[5] = NAN;
+}
 static void twin_nan_fused(void)
 {
     checkpoint_free(&model);
@@ -385,20 +473,47 @@ static void twin_nan_fused(void)
     checkpoint_build(&model);
     tensor("model.layers.1.self_attn.qkv_proj.weight")->values[50 * 60 + 1] = NAN;
 }
-static void twin_too_large(void) { tensor(Q)->values[0] = 2e38f; }
-static void twin_head(void) { model.tied = false; }
-static void twin_vision(void) { checkpoint_add(&model, "vision_model.blocks.0.norm1.weight", 1, 8, 0, 0); }
-static void twin_vision_config(void) { model.config_extra = "\"vision_config\": {}, "; }
-static void twin_mtp(void) { checkpoint_add(&model, "model.mtp_emb_norm.0.weight", 1, 50, 0, 0); }
-static void twin_mtp_many(void) { checkpoint_add(&model, "model.mtp_emb_norm.16.weight", 1, 50, 0, 0); }
-static void twin_half_merged(void) { checkpoint_add(&model, "model.layers.1.mlp.experts.gate_up_proj", 3, 4, 42, 50); }
+static void twin_too_large(void)
+{
+    tensor(Q)->values[0] = 2e38f;
+}
+static void twin_head(void)
+{
+    model.tied = false;
+}
+static void twin_vision(void)
+{
+    checkpoint_add(&model, "vision_model.blocks.0.norm1.weight", 1, 8, 0, 0);
+}
+static void twin_vision_config(void)
+{
+    model.config_extra = "\"vision_config\": {}, ";
+}
+static void twin_mtp(void)
+{
+    checkpoint_add(&model, "model.mtp_emb_norm.0.weight", 1, 50, 0, 0);
+}
+static void twin_mtp_many(void)
+{
+    checkpoint_add(&model, "model.mtp_emb_norm.16.weight", 1, 50, 0, 0);
+}
+static void twin_half_merged(void)
+{
+    checkpoint_add(&model, "model.layers.1.mlp.experts.gate_up_proj", 3, 4, 42, 50);
+}
 static void twin_bias_shape(void)
 {
     tensor("model.layers.1.mlp.moe_statics.e_score_correction_bias")->dims[0] = 2;
     tensor("model.layers.1.mlp.moe_statics.e_score_correction_bias")->dims[1] = 2;
 }
-static void twin_use_bias(void) { model.config_extra = "\"attention_bias\": true, "; }
-static void twin_control(void) { checkpoint_add(&model, "a\\u0007\\nname", 1, 1, 0, 0); }
+static void twin_use_bias(void)
+{
+    model.config_extra = "\"attention_bias\": true, ";
+}
+static void twin_control(void)
+{
+    checkpoint_add(&model, "a\\u0007\\nname", 1, 1, 0, 0);
+}
 
 static const struct {
     spelling_fn damage;
@@ -406,35 +521,45 @@ static const struct {
     const char *says;
 } twins[] = {
     { twin_missing, ERNIE_FORMAT, "tensor \"" Q "\" is missing, expected with shape [42, 50]" },
-    { twin_missing_norm, ERNIE_FORMAT, "tensor \"model.norm.weight\" is missing, expected with shape [50]" },
-    { twin_missing_expert, ERNIE_FORMAT, "\"model.layers.2.mlp.experts.3.up_proj.weight\" is missing" },
-    { twin_unknown, ERNIE_UNSUPPORTED, "\"model.layers.0.self_attn.q_norm.weight\" in model.safetensors is unknown" },
+    { twin_missing_norm, ERNIE_FORMAT,
+      "tensor \"model.norm.weight\" is missing, expected with shape [50]" },
+    { twin_missing_expert, ERNIE_FORMAT,
+      "\"model.layers.2.mlp.experts.3.up_proj.weight\" is missing" },
+    { twin_unknown, ERNIE_UNSUPPORTED,
+      "\"model.layers.0.self_attn.q_norm.weight\" in model.safetensors is unknown" },
     { twin_bias, ERNIE_UNSUPPORTED, "\"model.layers.0.self_attn.q_proj.bias\"" },
     { twin_extra_layer, ERNIE_UNSUPPORTED, "\"model.layers.3.input_layernorm.weight\"" },
     { twin_extra_expert, ERNIE_UNSUPPORTED, "\"model.layers.1.mlp.experts.4.up_proj.weight\"" },
     { twin_two_spellings, ERNIE_UNSUPPORTED, "norm.weight\" in model.safetensors is unknown" },
     { twin_swapped, ERNIE_FORMAT, "\"" Q "\": shape [50, 42], config.json asks for [42, 50]" },
     { twin_flat, ERNIE_FORMAT, "\"" Q "\": shape [2100], config.json asks for [42, 50]" },
-    { twin_narrow, ERNIE_FORMAT, "\"model.embed_tokens.weight\": shape [300, 50], config.json asks for [300, 64]" },
+    { twin_narrow, ERNIE_FORMAT,
+      "\"model.embed_tokens.weight\": shape [300, 50], config.json asks for [300, 64]" },
     { twin_wide_vocab, ERNIE_FORMAT, "config.json asks for [301, 50]" },
     { twin_dtype, ERNIE_UNSUPPORTED, "\"model.norm.weight\": dtype I16" },
     { twin_nan, ERNIE_FORMAT, "\"" Q "\": weight [3, 7] is not a number" },
-    { twin_inf, ERNIE_FORMAT, "\"model.layers.2.mlp.experts.1.down_proj.weight\": weight [4, 20] is infinite" },
-    { twin_nan_router, ERNIE_FORMAT, "\"model.layers.1.mlp.gate.weight\": weight [0, 5] is not a number" },
+    { twin_inf, ERNIE_FORMAT,
+      "\"model.layers.2.mlp.experts.1.down_proj.weight\": weight [4, 20] is infinite" },
+    { twin_nan_router, ERNIE_FORMAT,
+      "\"model.layers.1.mlp.gate.weight\": weight [0, 5] is not a number" },
     { twin_nan_fused, ERNIE_FORMAT, "qkv_proj.weight\": weight [60, 1] is not a number" },
-    { twin_too_large, ERNIE_UNSUPPORTED, "\"" Q "\": weight [0, 0] is 1.99384e+38, which does not fit type w4" },
-    { twin_vision, ERNIE_UNSUPPORTED, "vision-language checkpoint (tensor \"vision_model.blocks.0.norm1.weight\")" },
-    { twin_vision_config, ERNIE_UNSUPPORTED, "vision-language checkpoint (vision_config in config.json)" },
+    { twin_too_large, ERNIE_UNSUPPORTED,
+      "\"" Q "\": weight [0, 0] is 1.99384e+38, which does not fit type w4" },
+    { twin_vision, ERNIE_UNSUPPORTED,
+      "vision-language checkpoint (tensor \"vision_model.blocks.0.norm1.weight\")" },
+    { twin_vision_config, ERNIE_UNSUPPORTED,
+      "vision-language checkpoint (vision_config in config.json)" },
     { twin_mtp, ERNIE_FORMAT, "tensor \"model.mtp_hidden_norm.0.weight\" is missing" },
     { twin_mtp_many, ERNIE_FORMAT, "n_mtp_layers is 17" },
     { twin_half_merged, ERNIE_FORMAT, "experts.gate_up_proj\" is there without its down_proj" },
-    { twin_bias_shape, ERNIE_FORMAT, "e_score_correction_bias\": shape [2, 2], config.json asks for [1, 4]" },
+    { twin_bias_shape, ERNIE_FORMAT,
+      "e_score_correction_bias\": shape [2, 2], config.json asks for [1, 4]" },
     { twin_use_bias, ERNIE_UNSUPPORTED, "attention_bias is true" },
     { twin_control, ERNIE_UNSUPPORTED, "tensor \"a??name\"" },
 };
 
-static void refuse(const char *source, const char *out, const ern_convert_options *options, ernie_status wanted,
-                   const char *says)
+static void refuse(const char *source, const char *out, const ern_convert_options *options,
+                   ernie_status wanted, const char *says)
 {
     ernie_error error = { ERNIE_OK, "" };
     const unsigned n_before = count_files(out_dir);
@@ -490,13 +615,16 @@ static void bad_files_are_named(void **state)
         { "config.json", NULL, ERNIE_IO, "config.json: cannot be opened: No such file" },
         { "config.json", "{\"a\": }", ERNIE_FORMAT, "config.json: line 1 is not JSON" },
         { "config.json", "{\"a\": 1, \"a\": 2}", ERNIE_FORMAT, "config.json: line 1 is not JSON" },
-        { "config.json", "{\"model_type\": \"llama\"}", ERNIE_UNSUPPORTED, "model_type is \"llama\"" },
+        { "config.json", "{\"model_type\": \"llama\"}", ERNIE_UNSUPPORTED,
+          "model_type is \"llama\"" },
         { "model.safetensors", NULL, ERNIE_IO, "holds no *.safetensors file" },
         { "model.safetensors", "12345678", ERNIE_FORMAT, "model.safetensors: says its header has" },
         { "tokenizer.model", "", ERNIE_FORMAT, "tokenizer.model: holds no pieces" },
         { "tokenizer.model", "\x0a\x05", ERNIE_FORMAT, "tokenizer.model: a field is longer" },
-        { "tokenizer_config.json", "[]", ERNIE_FORMAT, "tokenizer_config.json: is not a JSON object" },
-        { "generation_config.json", "{\"eos_token_id\": 300}", ERNIE_FORMAT, "eos_token_id is 300, vocab_size is 300" },
+        { "tokenizer_config.json", "[]", ERNIE_FORMAT,
+          "tokenizer_config.json: is not a JSON object" },
+        { "generation_config.json", "{\"eos_token_id\": 300}", ERNIE_FORMAT,
+          "eos_token_id is 300, vocab_size is 300" },
     };
     checkpoint_clear(out_dir);
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
@@ -527,8 +655,10 @@ static void bad_arguments_are_named(void **state)
     refuse(in_dir, elsewhere, NULL, ERNIE_IO, "none/x.ernie.part: cannot be created: No such file");
     refuse(in_dir, out_dir, NULL, ERNIE_IO, "is not a regular file");
     refuse(in_dir, "/dev/null", NULL, ERNIE_IO, "/dev/null: exists and is not a regular file");
-    refuse(in_dir, out_file, &(ern_convert_options){ .type = "q4_0" }, ERNIE_INVALID, "\"q4_0\" is unknown: f32, f16");
-    refuse(in_dir, out_file, &(ern_convert_options){ .chat = "x" }, ERNIE_INVALID, "plain, thinking or none");
+    refuse(in_dir, out_file, &(ern_convert_options){ .type = "q4_0" }, ERNIE_INVALID,
+           "\"q4_0\" is unknown: f32, f16");
+    refuse(in_dir, out_file, &(ern_convert_options){ .chat = "x" }, ERNIE_INVALID,
+           "plain, thinking or none");
 }
 
 /* ---- Interruptions ---------------------------------------------------------------------------- */
@@ -618,10 +748,13 @@ static void progress_counts_source_bytes(void **state)
     checkpoint_build(&model);
     for (unsigned i = 0; i < model.n; i++) {
         const checkpoint_tensor *t = &model.tensors[i];
-        if (!strstr(t->name, "rotary") && !strstr(t->name, "lm_head")) total += t->n * (t->dtype[0] == 'F' ? 4 : 2);
+        if (!strstr(t->name, "rotary") && !strstr(t->name, "lm_head"))
+            total += t->n * (t->dtype[0] == 'F' ? 4 : 2);
     }
     write_model();
-    const ern_convert_options options = { .progress = on_progress, .progress_user = &p, .n_threads = 2 };
+    const ern_convert_options options = { .progress = on_progress,
+                                          .progress_user = &p,
+                                          .n_threads = 2 };
     convert_good(&options);
     assert_true(p.n_calls >= 2);
     assert_int_equal(p.total, total);
@@ -708,8 +841,10 @@ static void text_sections_arrive(void **state)
     good_model();
     checkpoint_tokenizer(&pieces, 2);
     checkpoint_put(in_dir, "tokenizer.model", pieces.data, pieces.n);
-    checkpoint_put_text(in_dir, "added_tokens.json", "{\"<|begin_of_sentence|>\": 290, \"<|end_of_sentence|>\": 291}");
-    checkpoint_put_text(in_dir, "generation_config.json", "{\"do_sample\": true, \"temperature\": 0.8, \"top_p\": 0.7}");
+    checkpoint_put_text(in_dir, "added_tokens.json",
+                        "{\"<|begin_of_sentence|>\": 290, \"<|end_of_sentence|>\": 291}");
+    checkpoint_put_text(in_dir, "generation_config.json",
+                        "{\"do_sample\": true, \"temperature\": 0.8, \"top_p\": 0.7}");
     const ern_convert_options options = { .chat = "plain" };
     convert_good(&options);
     const file_bytes bytes = read_file(out_file);
@@ -736,18 +871,23 @@ static void synthetic_models_open(void **state)
                   { "demo", "bf16", 2 }, { "demo", "w8", 3 },  { "0.3b", "w4", 1 } };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         ernie_error error = { ERNIE_OK, "" };
-        const ern_synth_options options = { .shape = cases[i].shape, .type = cases[i].type, .n_threads = 2,
-                                            .n_layers = cases[i].n_layers, .seed = 7 };
+        const ern_synth_options options = { .shape = cases[i].shape,
+                                            .type = cases[i].type,
+                                            .n_threads = 2,
+                                            .n_layers = cases[i].n_layers,
+                                            .seed = 7 };
         if (ern_synth(out_file, &options, &error) != ERNIE_OK) fail_msg("%s", error.message);
         const file_bytes bytes = read_file(out_file);
         const ern_format format = read_format(&bytes);
         for (uint32_t k = 0; k < format.header->n_records; k++) {
             const ern_record *r = &format.records[k];
-            const ern_matrix m = { format.data + r->offset, r->type, r->n_rows < 32 ? r->n_rows : 32, r->n_cols };
+            const ern_matrix m = { format.data + r->offset, r->type,
+                                   r->n_rows < 32 ? r->n_rows : 32, r->n_cols };
             if (ern_kind_is_f32(r->kind) && r->kind != ERN_ROUTER) continue;
             double sum = 0; /* the spread that keeps activations at their size */
             for (uint32_t row = 0; row < m.n_rows; row++)
-                for (uint32_t col = 0; col < m.n_cols; col++) sum += pow((double)weight_at(&m, row, col), 2);
+                for (uint32_t col = 0; col < m.n_cols; col++)
+                    sum += pow((double)weight_at(&m, row, col), 2);
             assert_true(sum / m.n_rows > 0.4 && sum / m.n_rows < 2.5);
         }
         free(bytes.data);
@@ -760,7 +900,9 @@ static void synthetic_models_repeat(void **state)
     file_bytes files[3];
     for (unsigned i = 0; i < 3; i++) {
         ernie_error error = { ERNIE_OK, "" };
-        const ern_synth_options options = { .shape = "demo", .n_layers = 2, .n_threads = 1 + i, .seed = i < 2 ? 1 : 2 };
+        const ern_synth_options options = {
+            .shape = "demo", .n_layers = 2, .n_threads = 1 + i, .seed = i < 2 ? 1 : 2
+        };
         assert_int_equal(ern_synth(out_file, &options, &error), ERNIE_OK);
         files[i] = read_file(out_file);
     }
@@ -776,14 +918,19 @@ static void bad_synth_is_named(void **state)
     ernie_error error = { ERNIE_OK, "" };
     checkpoint_clear(out_dir);
     assert_int_equal(ern_synth(out_file, NULL, &error), ERNIE_INVALID);
-    assert_int_equal(ern_synth(out_file, &(ern_synth_options){ .shape = "7b" }, &error), ERNIE_INVALID);
-    assert_non_null(strstr(error.message, "\"7b\" is unknown: 0.3b, 21b, 300b or demo"));
-    assert_int_equal(ern_synth(out_file, &(ern_synth_options){ .shape = "demo", .type = "x" }, &error), ERNIE_INVALID);
-    assert_int_equal(ern_synth(out_file, &(ern_synth_options){ .shape = "demo", .n_layers = 2000 }, &error),
+    assert_int_equal(ern_synth(out_file, &(ern_synth_options){ .shape = "7b" }, &error),
                      ERNIE_INVALID);
+    assert_non_null(strstr(error.message, "\"7b\" is unknown: 0.3b, 21b, 300b or demo"));
+    assert_int_equal(
+        ern_synth(out_file, &(ern_synth_options){ .shape = "demo", .type = "x" }, &error),
+        ERNIE_INVALID);
+    assert_int_equal(
+        ern_synth(out_file, &(ern_synth_options){ .shape = "demo", .n_layers = 2000 }, &error),
+        ERNIE_INVALID);
     ernie_cancel cancel = { 1 };
-    assert_int_equal(ern_synth(out_file, &(ern_synth_options){ .shape = "21b", .cancel = &cancel }, &error),
-                     ERNIE_CANCELLED);
+    assert_int_equal(
+        ern_synth(out_file, &(ern_synth_options){ .shape = "21b", .cancel = &cancel }, &error),
+        ERNIE_CANCELLED);
     assert_int_equal(count_files(out_dir), 0);
 }
 
@@ -800,14 +947,16 @@ static const char *shared_data(void)
 static void shared_checkpoints_convert(void **state)
 {
     (void)state;
-    static const char *const names[] = { "micro-moe", "tiny-dense", "tiny-21b", "tiny-300b", "ernie-demo-moe" };
+    static const char *const names[] = { "micro-moe", "tiny-dense", "tiny-21b", "tiny-300b",
+                                         "ernie-demo-moe" };
     static const char *const types[] = { "f32", "f16", "bf16", "w8", "w4" };
     for (size_t i = 0; i < ERN_COUNT(names); i++) {
         for (size_t t = 0; t < ERN_COUNT(types); t++) {
             ernie_error error = { ERNIE_OK, "" };
             const ern_convert_options options = { .type = types[t] };
             const char *source = checkpoint_path(shared_data(), names[i]);
-            if (ern_convert(source, out_file, &options, &error) != ERNIE_OK) fail_msg("%s: %s", source, error.message);
+            if (ern_convert(source, out_file, &options, &error) != ERNIE_OK)
+                fail_msg("%s: %s", source, error.message);
             const file_bytes bytes = read_file(out_file);
             const ern_format format = read_format(&bytes);
             assert_string_equal(format.header->name, names[i]);

@@ -126,8 +126,10 @@ static void decode_reads_every_half(void **state)
         conv_decode(conv_encoder_at(e), CONV_F16, bytes + 1, values, N); /* an odd address */
         for (unsigned i = 0; i < N; i++) {
             const float wanted = ern_f16_to_f32((uint16_t)i);
-            if (isnan(wanted)) assert_true(isnan(values[i]));
-            else assert_memory_equal(&values[i], &wanted, sizeof wanted);
+            if (isnan(wanted))
+                assert_true(isnan(values[i]));
+            else
+                assert_memory_equal(&values[i], &wanted, sizeof wanted);
         }
         conv_decode(conv_encoder_at(e), CONV_BF16, bytes + 1, values, N);
         for (unsigned i = 0; i < N; i++) {
@@ -173,8 +175,10 @@ static void limits_are_where_types_end(void **state)
     const struct {
         unsigned type;
         float fits, too_large;
-    } cases[] = { { ERN_F16, 65519.996f, 65520.0f }, { ERN_BF16, 3.3895e38f, 3.4e38f },
-                  { ERN_W8, 9.9e37f, 1.1e38f },      { ERN_W4, 9.9e37f, 1.1e38f } };
+    } cases[] = { { ERN_F16, 65519.996f, 65520.0f },
+                  { ERN_BF16, 3.3895e38f, 3.4e38f },
+                  { ERN_W8, 9.9e37f, 1.1e38f },
+                  { ERN_W4, 9.9e37f, 1.1e38f } };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         const uint32_t limit = conv_type_limit(cases[i].type);
         assert_true(conv_peak_bits(conv_encoder_at(0), &cases[i].fits, 1) < limit);
@@ -188,11 +192,26 @@ static void limits_are_where_types_end(void **state)
 
 typedef float (*value_fn)(void);
 
-static float value_small(void) { return 1e-6f * random_gauss(); }
-static float value_huge(void) { return 2e37f * random_gauss(); }
-static float value_sparse(void) { return random_unit() < 0.9 ? 0.0f : random_gauss(); }
-static float value_spread(void) { return random_gauss() * (float)exp(12 * random_unit() - 6); }
-static float value_tiny(void) { return 1e-25f * random_gauss(); }
+static float value_small(void)
+{
+    return 1e-6f * random_gauss();
+}
+static float value_huge(void)
+{
+    return 2e37f * random_gauss();
+}
+static float value_sparse(void)
+{
+    return random_unit() < 0.9 ? 0.0f : random_gauss();
+}
+static float value_spread(void)
+{
+    return random_gauss() * (float)exp(12 * random_unit() - 6);
+}
+static float value_tiny(void)
+{
+    return 1e-25f * random_gauss();
+}
 
 static const value_fn value_fns[] = { random_gauss, random_heavy, value_small, value_huge,
                                       value_sparse, value_spread, value_tiny };
@@ -279,7 +298,8 @@ static void w4_finds_levels_that_are_there(void **state)
     group g;
     group_begin(&g, 256);
     for (unsigned row = 0; row < ROWS; row++)
-        for (uint32_t col = 0; col < 256; col++) /* blocks of different scales, all levels in each */
+        for (uint32_t col = 0; col < 256;
+             col++) /* blocks of different scales, all levels in each */
             g.wanted[row * 256 + col] = ern_w4_level[(col * 5 + row) % 16] * 0.001f
                                         * (float)(20 + (col / 32 * 7 + row) % 31);
     group_encode(&g, conv_encoder_best(), ERN_W4);
@@ -314,7 +334,8 @@ static void w4_scale_is_near_the_best(void **state)
                 for (unsigned i = 0; i < 32; i++) {
                     double nearest = 1e300;
                     for (unsigned c = 0; c < 16; c++)
-                        nearest = fmin(nearest, fabs((double)x[i] - (double)row_scale * step * ern_w4_level[c]));
+                        nearest = fmin(nearest, fabs((double)x[i]
+                                                     - (double)row_scale * step * ern_w4_level[c]));
                     sum += nearest * nearest;
                 }
                 least = fmin(least, sum);
@@ -335,7 +356,8 @@ static void zeros_stay_zeros(void **state)
     (void)state;
     group g;
     group_begin(&g, 100);
-    for (uint32_t col = 32; col < 64; col++) g.wanted[3 * 100 + col] = 0.25f; /* one block of one row */
+    for (uint32_t col = 32; col < 64; col++)
+        g.wanted[3 * 100 + col] = 0.25f; /* one block of one row */
     for (unsigned type = ERN_W8; type <= ERN_W4; type++) {
         group_encode(&g, conv_encoder_best(), type);
         group_decode(&g, type);
@@ -377,7 +399,8 @@ static void outliers_do_no_harm(void **state)
     group_begin(&g, 128);
     encode_seed = 9;
     for (size_t i = 0; i < ROWS * g.n_cols; i++) g.wanted[i] = 1e-4f * random_gauss();
-    for (unsigned row = 0; row < ROWS; row++) g.wanted[row * 128 + 40 + row] = row % 2 ? 1.0f : -1.0f;
+    for (unsigned row = 0; row < ROWS; row++)
+        g.wanted[row * 128 + 40 + row] = row % 2 ? 1.0f : -1.0f;
     for (unsigned type = ERN_W8; type <= ERN_W4; type++) {
         group_encode(&g, conv_encoder_best(), type);
         group_decode(&g, type);
@@ -402,7 +425,8 @@ static void plain_types_keep_values(void **state)
             for (uint32_t col = 0; col < 33; col++) {
                 const float x = g.wanted[row * 33 + col];
                 const uint16_t half = type == ERN_F16 ? ern_f32_to_f16(x) : ern_f32_to_bf16(x);
-                assert_memory_equal(at + col * size, type == ERN_F32 ? (const void *)&x : &half, size);
+                assert_memory_equal(at + col * size, type == ERN_F32 ? (const void *)&x : &half,
+                                    size);
             }
             for (size_t i = 33 * size; i < row_bytes; i++) assert_int_equal(at[i], 0);
         }

@@ -35,8 +35,8 @@ static ernie_status read_header(const char *text, size_t n, uint64_t data_bytes,
     char name[] = "x.safetensors";
     shard.name = name;
     conv_tensors tensors = { .allocator = ern_allocator_default(), .shards = &shard };
-    ernie_status status = conv_tensors_add_header(&tensors, 0, name, (const unsigned char *)text, n, 100,
-                                                  data_bytes, error);
+    ernie_status status = conv_tensors_add_header(&tensors, 0, name, (const unsigned char *)text, n,
+                                                  100, data_bytes, error);
     if (status == ERNIE_OK) status = conv_tensors_sort(&tensors, error);
     tensors.shards = NULL;
     conv_tensors_close(&tensors);
@@ -58,14 +58,17 @@ static void headers_that_lie_are_refused(void **state)
         { "{" TENSOR("a", "BF16", "[2, 3]", "[0, 12]") "}      ", 12, NULL },
         { "{" TENSOR("a", "F32", "[]", "[0, 4]") "}", 4, NULL },
         { "{" TENSOR("a", "F32", "[0]", "[0, 0]") "}", 0, NULL },
-        { "{\"__metadata__\": {\"format\": \"pt\"}, " TENSOR("a", "I64", "[1]", "[0, 8]") "}", 8, NULL },
-        { "{" TENSOR("b", "F16", "[1]", "[2, 4]") ", " TENSOR("a", "F16", "[1]", "[0, 2]") "}", 4, NULL },
+        { "{\"__metadata__\": {\"format\": \"pt\"}, " TENSOR("a", "I64", "[1]", "[0, 8]") "}", 8,
+          NULL },
+        { "{" TENSOR("b", "F16", "[1]", "[2, 4]") ", " TENSOR("a", "F16", "[1]", "[0, 2]") "}", 4,
+          NULL },
         { "{", 0, "not JSON" },
         { "", 0, "not JSON" },
         { "[]", 0, "not a JSON object" },
         { "{\"a\": 1}", 0, "unknown dtype" },
         { "{" TENSOR("a", "Q4", "[2]", "[0, 1]") "}", 1, "unknown dtype \"Q4\"" },
-        { "{" TENSOR("a", "BF16", "[2, 3]", "[0, 13]") "}", 13, "[2, 3] of BF16 does not fill its 13 bytes" },
+        { "{" TENSOR("a", "BF16", "[2, 3]", "[0, 13]") "}", 13,
+          "[2, 3] of BF16 does not fill its 13 bytes" },
         { "{" TENSOR("a", "BF16", "[2, -3]", "[0, 12]") "}", 12, "shape" },
         { "{" TENSOR("a", "BF16", "[2.5]", "[0, 5]") "}", 5, "shape" },
         { "{" TENSOR("a", "BF16", "6", "[0, 12]") "}", 12, "shape" },
@@ -78,11 +81,14 @@ static void headers_that_lie_are_refused(void **state)
         { "{" TENSOR("a", "F32", "[1]", "[-4, 0]") "}", 4, "data_offsets" },
         { "{" TENSOR("a", "F32", "[1]", "\"0\"") "}", 4, "data_offsets" },
         { "{" TENSOR("a", "F32", "[2]", "[0, 8]") "}", 7, "truncated" },
-        { "{" TENSOR("a", "F32", "[2]", "[9223372036854775799, 9223372036854775807]") "}", 8, "truncated" },
-        { "{" TENSOR("a", "F32", "[2]", "[0, 8]") "}", 9, "holds 9 bytes of data, its header describes 8" },
+        { "{" TENSOR("a", "F32", "[2]", "[9223372036854775799, 9223372036854775807]") "}", 8,
+          "truncated" },
+        { "{" TENSOR("a", "F32", "[2]", "[0, 8]") "}", 9,
+          "holds 9 bytes of data, its header describes 8" },
         { "{" TENSOR("a", "F32", "[2]", "[0, 8]") ", " TENSOR("b", "F32", "[2]", "[4, 12]") "}", 12,
           "tensor \"b\" at data byte 4 overlaps \"a\"" },
-        { "{" TENSOR("a", "F32", "[2]", "[0, 8]") ", " TENSOR("b", "F32", "[2]", "[0, 8]") "}", 8, "overlaps" },
+        { "{" TENSOR("a", "F32", "[2]", "[0, 8]") ", " TENSOR("b", "F32", "[2]", "[0, 8]") "}", 8,
+          "overlaps" },
         { "{" TENSOR("a", "F32", "[1]", "[0, 4]") ", " TENSOR("b", "F32", "[1]", "[8, 12]") "}", 12,
           "no tensor covers data bytes 4 to 8" },
         { "{" TENSOR("a", "F32", "[1]", "[0, 4]") ", " TENSOR("a", "F32", "[1]", "[4, 8]") "}", 8,
@@ -90,8 +96,8 @@ static void headers_that_lie_are_refused(void **state)
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         ernie_error error = { ERNIE_OK, "" };
-        const ernie_status status = read_header(cases[i].text, strlen(cases[i].text),
-                                                cases[i].data_bytes, &error);
+        const ernie_status status =
+            read_header(cases[i].text, strlen(cases[i].text), cases[i].data_bytes, &error);
         if (!cases[i].says) {
             assert_int_equal(status, ERNIE_OK);
             continue;
@@ -182,7 +188,8 @@ static void shards_are_found(void **state)
     }
     checkpoint *c = fresh_checkpoint(1); /* any name will do */
     checkpoint_write(c, st_dir);
-    rename(checkpoint_path(st_dir, "model.safetensors"), checkpoint_path(st_dir, "weights.safetensors"));
+    rename(checkpoint_path(st_dir, "model.safetensors"),
+           checkpoint_path(st_dir, "weights.safetensors"));
     assert_opens(c->n);
 }
 
@@ -255,7 +262,8 @@ static void doubles_are_refused(void **state)
     const checkpoint_tensor *first = &c->tensors[0];
     checkpoint_add(c, first->name, 2, first->dims[0], first->dims[1], 0)->shard = 1 - first->shard;
     checkpoint_write(c, st_dir);
-    assert_refused(ERNIE_FORMAT, "\"model.embed_tokens.weight\" is there twice, in model-00001-of-00002");
+    assert_refused(ERNIE_FORMAT,
+                   "\"model.embed_tokens.weight\" is there twice, in model-00001-of-00002");
 }
 
 static void indexes_that_lie_are_refused(void **state)
@@ -271,11 +279,13 @@ static void indexes_that_lie_are_refused(void **state)
         { "{\"weight_map\": {}}", ERNIE_FORMAT, "no weight_map" },
         { "{\"weight_map\": [\"a\"]}", ERNIE_FORMAT, "no weight_map" },
         { "{\"weight_map\": {\"a\": 1}}", ERNIE_FORMAT, "not a string" },
-        { "{\"weight_map\": {\"a\": \"../model.safetensors\"}}", ERNIE_FORMAT, "not the name of a file" },
+        { "{\"weight_map\": {\"a\": \"../model.safetensors\"}}", ERNIE_FORMAT,
+          "not the name of a file" },
         { "{\"weight_map\": {\"a\": \"/etc/passwd\"}}", ERNIE_FORMAT, "not the name of a file" },
         { "{\"weight_map\": {\"a\": \"..\"}}", ERNIE_FORMAT, "not the name of a file" },
         { "{\"weight_map\": {\"a\": \"\"}}", ERNIE_FORMAT, "not the name of a file" },
-        { "{\"weight_map\": {\"a\": \"model.safetensors\"}}", ERNIE_FORMAT, "tensor \"a\" is not in" },
+        { "{\"weight_map\": {\"a\": \"model.safetensors\"}}", ERNIE_FORMAT,
+          "tensor \"a\" is not in" },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         checkpoint *c = fresh_checkpoint(1);

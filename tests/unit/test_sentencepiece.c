@@ -15,7 +15,7 @@
 #include "test_allocator.h"
 
 #define VOCAB_SIZE 300u
-#define N_PIECES 262u
+#define N_PIECES   262u
 
 static char sp_dir[256];
 
@@ -32,8 +32,8 @@ static int teardown(void **state)
     return rmdir(sp_dir);
 }
 
-static ernie_status read_model(conv_vocab *vocab, const unsigned char *data, size_t n, uint32_t n_max,
-                               ernie_error *error)
+static ernie_status read_model(conv_vocab *vocab, const unsigned char *data, size_t n,
+                               uint32_t n_max, ernie_error *error)
 {
     conv_vocab_begin(vocab, ern_allocator_default());
     return conv_sentencepiece_read(vocab, data, n, n_max, "tokenizer.model", error);
@@ -70,7 +70,10 @@ static void flags_follow_the_specs(void **state)
         int suffix, bytes, prefix, spaces, escape;
         uint32_t flags;
     } cases[] = {
-        { -1, -1, -1, -1, -1, 1 | 2 | 4 }, { 1, 1, 0, 0, 0, 8 | 16 }, { 0, 0, 1, 0, 1, 1 | 4 }, { 0, 1, 0, 1, 1, 2 | 4 | 8 },
+        { -1, -1, -1, -1, -1, 1 | 2 | 4 },
+        { 1, 1, 0, 0, 0, 8 | 16 },
+        { 0, 0, 1, 0, 1, 1 | 4 },
+        { 0, 1, 0, 1, 1, 2 | 4 | 8 },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         conv_vocab vocab;
@@ -100,13 +103,17 @@ static void other_model_types_are_refused(void **state)
     const struct {
         unsigned type;
         const char *says;
-    } cases[] = { { 1, "type 1 (unigram), only 2 (bpe)" }, { 3, "(word)" }, { 4, "(char)" }, { 9, "(unknown)" } };
+    } cases[] = { { 1, "type 1 (unigram), only 2 (bpe)" },
+                  { 3, "(word)" },
+                  { 4, "(char)" },
+                  { 9, "(unknown)" } };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         conv_vocab vocab;
         checkpoint_bytes model;
         ernie_error error = { ERNIE_OK, "" };
         checkpoint_tokenizer(&model, cases[i].type);
-        assert_int_equal(read_model(&vocab, model.data, model.n, VOCAB_SIZE, &error), ERNIE_UNSUPPORTED);
+        assert_int_equal(read_model(&vocab, model.data, model.n, VOCAB_SIZE, &error),
+                         ERNIE_UNSUPPORTED);
         assert_non_null(strstr(error.message, cases[i].says));
         conv_vocab_free(&vocab);
     }
@@ -115,7 +122,10 @@ static void other_model_types_are_refused(void **state)
 static void bad_bytes_are_refused(void **state)
 {
     (void)state;
-#define BYTES(text) { (const unsigned char *)text, sizeof text - 1 }
+#define BYTES(text)                                  \
+    {                                                \
+        (const unsigned char *)text, sizeof text - 1 \
+    }
     const struct {
         struct {
             const unsigned char *data;
@@ -128,27 +138,47 @@ static void bad_bytes_are_refused(void **state)
         { BYTES("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), "no protobuf field" },
         { BYTES("\x0b"), "unknown protobuf wire type" },
         { BYTES("\x0a"), "longer than what holds it" },
-        { BYTES("\x0a\x05" "ab"), "longer than what holds it" },
+        { BYTES("\x0a\x05"
+                "ab"),
+          "longer than what holds it" },
         { BYTES("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "longer than what holds it" },
-        { BYTES("\x08\x01"), "wrong protobuf type" },                 /* pieces = 1 */
+        { BYTES("\x08\x01"), "wrong protobuf type" }, /* pieces = 1 */
         { BYTES("\x0a\x00"), "a piece without text" },
         { BYTES("\x0a\x02\x0a\x00"), "empty or overlong piece" },
-        { BYTES("\x0a\x02\x08\x01"), "wrong protobuf type" },         /* text = 1 */
-        { BYTES("\x0a\x05\x0a\x01" "a\x10\x01"), "wrong protobuf type" }, /* score = 1 */
-        { BYTES("\x0a\x06\x0a\x01" "a\x15\x00\x00"), "cut off" },      /* half a score */
-        { BYTES("\x0a\x05\x0a\x01" "a\x18\x00"), "piece of unknown type" },
-        { BYTES("\x0a\x05\x0a\x01" "a\x18\x07"), "piece of unknown type" },
-        { BYTES("\x0a\x05\x0a\x01" "a\x18\x80"), "no protobuf number" },
-        { BYTES("\x0a\x03\x0a\x01" "a\x12\x03\x1a\x01\x02"), "wrong protobuf type" }, /* model_type = "\2" */
-        { BYTES("\x0a\x03\x0a\x01" "a\x1a\x02\x10\x01"), "wrong protobuf type" },     /* charsmap = 1 */
-        { BYTES("\x0a\x03\x0a\x01" "a\x19" "1234"), "cut off" },
+        { BYTES("\x0a\x02\x08\x01"), "wrong protobuf type" }, /* text = 1 */
+        { BYTES("\x0a\x05\x0a\x01"
+                "a\x10\x01"),
+          "wrong protobuf type" }, /* score = 1 */
+        { BYTES("\x0a\x06\x0a\x01"
+                "a\x15\x00\x00"),
+          "cut off" }, /* half a score */
+        { BYTES("\x0a\x05\x0a\x01"
+                "a\x18\x00"),
+          "piece of unknown type" },
+        { BYTES("\x0a\x05\x0a\x01"
+                "a\x18\x07"),
+          "piece of unknown type" },
+        { BYTES("\x0a\x05\x0a\x01"
+                "a\x18\x80"),
+          "no protobuf number" },
+        { BYTES("\x0a\x03\x0a\x01"
+                "a\x12\x03\x1a\x01\x02"),
+          "wrong protobuf type" }, /* model_type = "\2" */
+        { BYTES("\x0a\x03\x0a\x01"
+                "a\x1a\x02\x10\x01"),
+          "wrong protobuf type" }, /* charsmap = 1 */
+        { BYTES("\x0a\x03\x0a\x01"
+                "a\x19"
+                "1234"),
+          "cut off" },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         conv_vocab vocab;
         ernie_error error = { ERNIE_OK, "" };
         unsigned char *copy = malloc(cases[i].model.n + 1);
         memcpy(copy, cases[i].model.data, cases[i].model.n);
-        assert_int_equal(read_model(&vocab, copy, cases[i].model.n, VOCAB_SIZE, &error), ERNIE_FORMAT);
+        assert_int_equal(read_model(&vocab, copy, cases[i].model.n, VOCAB_SIZE, &error),
+                         ERNIE_FORMAT);
         if (!strstr(error.message, cases[i].says) || !strstr(error.message, "tokenizer.model"))
             fail_msg("case %zu says \"%s\", not \"%s\"", i, error.message, cases[i].says);
         conv_vocab_free(&vocab);
@@ -166,14 +196,20 @@ static void unknown_fields_are_skipped(void **state)
     checkpoint_tokenizer(&model, 2);
     checkpoint_number(&model, 100, 5);
     checkpoint_message(&model, 101, "text", 4);
-    memcpy(model.data + model.n, "\xb1\x06" "12345678" "\xb5\x06" "1234", 16); /* 102 fixed64, 102 fixed32 */
+    memcpy(model.data + model.n,
+           "\xb1\x06"
+           "12345678"
+           "\xb5\x06"
+           "1234",
+           16); /* 102 fixed64, 102 fixed32 */
     model.n += 16;
     checkpoint_message(&model, 5, empty.data, empty.n);
     assert_int_equal(read_model(&vocab, model.data, model.n, VOCAB_SIZE, &error), ERNIE_OK);
     conv_vocab_free(&vocab);
     checkpoint_message(&empty, 2, "map", 3);
     checkpoint_message(&model, 5, empty.data, empty.n);
-    assert_int_equal(read_model(&vocab, model.data, model.n, VOCAB_SIZE, &error), ERNIE_UNSUPPORTED);
+    assert_int_equal(read_model(&vocab, model.data, model.n, VOCAB_SIZE, &error),
+                     ERNIE_UNSUPPORTED);
     assert_non_null(strstr(error.message, "denormalizer"));
     conv_vocab_free(&vocab);
 }
@@ -218,8 +254,8 @@ typedef struct text_case {
     const char *says;
 } text_case;
 
-static ernie_status load_text(conv_text_files *files, const text_case *c, const ernie_allocator *allocator,
-                              ernie_error *error)
+static ernie_status load_text(conv_text_files *files, const text_case *c,
+                              const ernie_allocator *allocator, ernie_error *error)
 {
     checkpoint_bytes model;
     const ern_log silent = { NULL, NULL };
@@ -236,8 +272,9 @@ static ern_tokenizer *open_section(const conv_text_files *files)
 {
     ern_tokenizer *tokenizer = NULL;
     ernie_error error = { ERNIE_OK, "" };
-    if (ern_tokenizer_open(&tokenizer, files->tokenizer.data, files->tokenizer.n, ern_allocator_default(),
-                           &error) != ERNIE_OK)
+    if (ern_tokenizer_open(&tokenizer, files->tokenizer.data, files->tokenizer.n,
+                           ern_allocator_default(), &error)
+        != ERNIE_OK)
         fail_msg("%s", error.message);
     return tokenizer;
 }
@@ -247,11 +284,14 @@ static void added_tokens_are_appended(void **state)
     (void)state;
     conv_text_files files;
     ernie_error error = { ERNIE_OK, "" };
-    const text_case c = { .added = "{\"<|x|>\": 264, \"a\": 259}",
-                          .config = "{\"added_tokens_decoder\": {\"264\": {\"content\": \"<|x|>\", \"special\": true},"
-                                    "\"266\": {\"content\": \"<|y|>\"},"
-                                    "\"261\": {\"content\": \"ab\", \"special\": true},"
-                                    "\"260\": {\"content\": \"b\", \"special\": true}}}" };
+    const text_case c = {
+        .added = "{\"<|x|>\": 264, \"a\": 259}",
+        .config =
+            "{\"added_tokens_decoder\": {\"264\": {\"content\": \"<|x|>\", \"special\": true},"
+            "\"266\": {\"content\": \"<|y|>\"},"
+            "\"261\": {\"content\": \"ab\", \"special\": true},"
+            "\"260\": {\"content\": \"b\", \"special\": true}}}"
+    };
     const ernie_status status = load_text(&files, &c, ern_allocator_default(), &error);
     if (status != ERNIE_OK) fail_msg("%s", error.message);
     ern_tokenizer *tokenizer = open_section(&files);
@@ -270,11 +310,13 @@ static void added_tokens_are_appended(void **state)
     conv_text_files_free(&files);
 }
 
-#define PLAIN_TEMPLATE                                                                                   \
-    "{{ '<|begin_of_sentence|>' }}{%- for message in messages -%}{%- if message['role'] == 'user' -%}"   \
-    "{{- 'User: ' + message['content'] + '\\n' -}}{%- elif message['role'] == 'assistant' -%}"           \
-    "{{- 'Assistant: ' + message['content'] + '<|end_of_sentence|>' -}}{%- elif message['role'] == "     \
-    "'system' -%}{{- message['content'] + '\\n' -}}{%- endif -%}{%- endfor -%}"                          \
+#define PLAIN_TEMPLATE                                                                            \
+    "{{ '<|begin_of_sentence|>' }}{%- for message in messages -%}{%- if message['role'] == "      \
+    "'user' -%}"                                                                                  \
+    "{{- 'User: ' + message['content'] + '\\n' -}}{%- elif message['role'] == 'assistant' -%}"    \
+    "{{- 'Assistant: ' + message['content'] + '<|end_of_sentence|>' -}}{%- elif message['role'] " \
+    "== "                                                                                         \
+    "'system' -%}{{- message['content'] + '\\n' -}}{%- endif -%}{%- endfor -%}"                   \
     "{%- if add_generation_prompt -%}{{- 'Assistant: ' -}}{%- endif -%}"
 #define MARKS "{\"<|begin_of_sentence|>\": 270, \"<|end_of_sentence|>\": 271, \"<|im_end|>\": 272}"
 
@@ -282,7 +324,8 @@ static char *config_with_template(const char *text, bool list)
 {
     static char config[4096];
     size_t n = (size_t)snprintf(config, sizeof config, "{\"chat_template\": %s\"",
-                                list ? "[{\"name\": \"tool_use\", \"template\": \"x\"}, {\"name\": \"default\", \"template\": "
+                                list ? "[{\"name\": \"tool_use\", \"template\": \"x\"}, {\"name\": "
+                                       "\"default\", \"template\": "
                                      : "");
     for (; *text; text++) {
         if (*text == '"' || *text == '\\') config[n++] = '\\';
@@ -292,7 +335,8 @@ static char *config_with_template(const char *text, bool list)
     return config;
 }
 
-static void assert_chat(const text_case *c, uint32_t format, int32_t begin, int32_t end, size_t n_template)
+static void assert_chat(const text_case *c, uint32_t format, int32_t begin, int32_t end,
+                        size_t n_template)
 {
     conv_text_files files;
     ern_chat_head head;
@@ -338,22 +382,42 @@ static void bad_files_are_named(void **state)
     (void)state;
     const text_case cases[] = {
         { .added = "{", .status = ERNIE_FORMAT, .says = "added_tokens.json: line 1 is not JSON" },
-        { .added = "[1]", .status = ERNIE_FORMAT, .says = "added_tokens.json: is not a JSON object" },
-        { .added = "{\"x\": \"5\"}", .status = ERNIE_FORMAT, .says = "the id of \"x\" is not a number" },
-        { .added = "{\"x\": 300}", .status = ERNIE_FORMAT, .says = "\"x\" has id 300, vocab_size is 300" },
+        { .added = "[1]",
+          .status = ERNIE_FORMAT,
+          .says = "added_tokens.json: is not a JSON object" },
+        { .added = "{\"x\": \"5\"}",
+          .status = ERNIE_FORMAT,
+          .says = "the id of \"x\" is not a number" },
+        { .added = "{\"x\": 300}",
+          .status = ERNIE_FORMAT,
+          .says = "\"x\" has id 300, vocab_size is 300" },
         { .added = "{\"x\": -1}", .status = ERNIE_FORMAT, .says = "has id -1" },
         { .added = "{\"\": 270}", .status = ERNIE_FORMAT, .says = "token 270 has 0 bytes" },
-        { .added = "{\"x\": 259}", .status = ERNIE_FORMAT, .says = "id 259 is \"x\", but \"a\" before" },
-        { .added = "{\"x\": 270, \"y\": 270}", .status = ERNIE_FORMAT, .says = "id 270 is \"y\", but \"x\" before" },
+        { .added = "{\"x\": 259}",
+          .status = ERNIE_FORMAT,
+          .says = "id 259 is \"x\", but \"a\" before" },
+        { .added = "{\"x\": 270, \"y\": 270}",
+          .status = ERNIE_FORMAT,
+          .says = "id 270 is \"y\", but \"x\" before" },
         { .added = "{\"ab\": 270}", .status = ERNIE_FORMAT, .says = "261 and 270 are the same" },
-        { .config = "{\"added_tokens_decoder\": 3}", .status = ERNIE_FORMAT, .says = "is not an object" },
-        { .config = "{\"added_tokens_decoder\": {\"x\": {\"content\": \"y\"}}}", .status = ERNIE_FORMAT,
+        { .config = "{\"added_tokens_decoder\": 3}",
+          .status = ERNIE_FORMAT,
+          .says = "is not an object" },
+        { .config = "{\"added_tokens_decoder\": {\"x\": {\"content\": \"y\"}}}",
+          .status = ERNIE_FORMAT,
           .says = "added_tokens_decoder[\"x\"]" },
-        { .config = "{\"added_tokens_decoder\": {\"270\": {}}}", .status = ERNIE_FORMAT, .says = "[\"270\"]" },
+        { .config = "{\"added_tokens_decoder\": {\"270\": {}}}",
+          .status = ERNIE_FORMAT,
+          .says = "[\"270\"]" },
         { .config = "{\"added_tokens_decoder\": {\"99999999999\": {\"content\": \"y\"}}}",
-          .status = ERNIE_FORMAT, .says = "[\"99999999999\"]" },
-        { .config = "{\"chat_template\": 3}", .status = ERNIE_FORMAT, .says = "neither a string nor a list" },
-        { .chat = "chatml", .status = ERNIE_INVALID, .says = "\"chatml\" is unknown: plain, thinking or none" },
+          .status = ERNIE_FORMAT,
+          .says = "[\"99999999999\"]" },
+        { .config = "{\"chat_template\": 3}",
+          .status = ERNIE_FORMAT,
+          .says = "neither a string nor a list" },
+        { .chat = "chatml",
+          .status = ERNIE_INVALID,
+          .says = "\"chatml\" is unknown: plain, thinking or none" },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         conv_text_files files;
@@ -374,8 +438,8 @@ static void no_tokenizer_is_fine(void **state)
     const ern_log silent = { NULL, NULL };
     checkpoint_clear(sp_dir);
     checkpoint_put_text(sp_dir, "added_tokens.json", "{\"x\": 999}"); /* of no use without pieces */
-    assert_int_equal(conv_text_files_load(&files, sp_dir, VOCAB_SIZE, NULL, ern_allocator_default(), &silent,
-                                          &error),
+    assert_int_equal(conv_text_files_load(&files, sp_dir, VOCAB_SIZE, NULL, ern_allocator_default(),
+                                          &silent, &error),
                      ERNIE_OK);
     assert_int_equal(files.tokenizer.n, 0);
     conv_text_files_free(&files);

@@ -77,7 +77,8 @@ static ernie_status config_read_fields(ern_hparams *hparams, const json_t *root,
         int64_t value = field->fallback;
         const bool renamed = field->alias && !config_scalar(root, field->key);
         const char *key = renamed ? field->alias : field->key;
-        const ernie_status status = config_integer(root, key, field->min, field->max, &value, error);
+        const ernie_status status =
+            config_integer(root, key, field->min, field->max, &value, error);
         if (status != ERNIE_OK) return status;
         ERN_FAIL_IF(value < 0, error, ERNIE_FORMAT, "%s: %s is missing", config_file, field->key);
         const uint32_t count = (uint32_t)value;
@@ -101,7 +102,8 @@ static const char *config_architecture_name(const json_t *root)
 static void config_find_vision(conv_config *config, const json_t *root)
 {
     const char *field = NULL;
-    if (config_says_vision(json_string_value(conv_json_get(root, "model_type")))) field = "model_type";
+    if (config_says_vision(json_string_value(conv_json_get(root, "model_type"))))
+        field = "model_type";
     if (config_says_vision(config_architecture_name(root))) field = "architectures";
     if (conv_json_get(root, "vision_config")) field = "vision_config";
     if (field) snprintf(config->vision, sizeof config->vision, "%s", field);
@@ -113,8 +115,10 @@ static ernie_status config_read_kind(conv_config *config, const json_t *root, bo
     static const struct {
         const char *text;
         bool moe;
-    } names[] = { { "Ernie4_5ForCausalLM", false },    { "Ernie4_5_ForCausalLM", false },
-                  { "Ernie4_5_MoeForCausalLM", true }, { "ernie4_5", false },
+    } names[] = { { "Ernie4_5ForCausalLM", false },
+                  { "Ernie4_5_ForCausalLM", false },
+                  { "Ernie4_5_MoeForCausalLM", true },
+                  { "ernie4_5", false },
                   { "ernie4_5_moe", true } };
     const char *given[2] = { config_architecture_name(root),
                              json_string_value(conv_json_get(root, "model_type")) };
@@ -126,15 +130,17 @@ static ernie_status config_read_kind(conv_config *config, const json_t *root, bo
             is_moe[k] = names[i].moe;
         }
         ERN_FAIL_IF(given[k] && !known[k], error, ERNIE_UNSUPPORTED,
-                    "%s: %s is \"%.64s\", known are ERNIE 4.5's ernie4_5 and ernie4_5_moe", config_file,
-                    k ? "model_type" : "architectures", given[k]);
+                    "%s: %s is \"%.64s\", known are ERNIE 4.5's ernie4_5 and ernie4_5_moe",
+                    config_file, k ? "model_type" : "architectures", given[k]);
     }
     ERN_FAIL_IF(!known[0] && !known[1], error, ERNIE_UNSUPPORTED,
                 "%s: neither architectures nor model_type says what it is", config_file);
     ERN_FAIL_IF(known[0] && known[1] && is_moe[0] != is_moe[1], error, ERNIE_FORMAT,
-                "%s: architectures is \"%s\" but model_type is \"%s\"", config_file, given[0], given[1]);
+                "%s: architectures is \"%s\" but model_type is \"%s\"", config_file, given[0],
+                given[1]);
     *moe = is_moe[0] || is_moe[1];
-    snprintf(config->architecture, sizeof config->architecture, "%s", *moe ? "ernie4_5_moe" : "ernie4_5");
+    snprintf(config->architecture, sizeof config->architecture, "%s",
+             *moe ? "ernie4_5_moe" : "ernie4_5");
     return ERNIE_OK;
 }
 
@@ -151,8 +157,8 @@ static ernie_status config_refuse_flags(const json_t *root, ernie_error *error)
                   { "norm_topk_prob", true },     { "use_qk_norm", false } };
     for (size_t i = 0; i < ERN_COUNT(flags); i++) {
         const json_t *value = conv_json_get(root, flags[i].key);
-        ERN_FAIL_IF(value && !json_is_boolean(value) && !json_is_integer(value), error, ERNIE_FORMAT,
-                    "%s: %s is neither true nor false", config_file, flags[i].key);
+        ERN_FAIL_IF(value && !json_is_boolean(value) && !json_is_integer(value), error,
+                    ERNIE_FORMAT, "%s: %s is neither true nor false", config_file, flags[i].key);
         const bool is = json_is_true(value) || json_integer_value(value) != 0;
         ERN_FAIL_IF(value && is != flags[i].needed, error, ERNIE_UNSUPPORTED,
                     "%s: %s is %s, only %s is supported", config_file, flags[i].key,
@@ -178,7 +184,8 @@ static ernie_status config_refuse_values(const json_t *root, ernie_error *error)
     for (size_t i = 0; i < ERN_COUNT(ones); i++) {
         const json_t *value = conv_json_get(root, ones[i]);
         ERN_FAIL_IF(value && json_number_value(value) != 1.0, error, ERNIE_UNSUPPORTED,
-                    "%s: %s is %g, only 1 is supported", config_file, ones[i], json_number_value(value));
+                    "%s: %s is %g, only 1 is supported", config_file, ones[i],
+                    json_number_value(value));
     }
     for (size_t i = 0; i < ERN_COUNT(absent); i++)
         ERN_FAIL_IF(conv_json_get(root, absent[i]), error, ERNIE_UNSUPPORTED,
@@ -191,7 +198,8 @@ static ernie_status config_refuse_rope(const json_t *root, const char *key, erni
 {
     const json_t *rope = conv_json_get(root, key);
     if (!rope) return ERNIE_OK;
-    ERN_FAIL_IF(!json_is_object(rope), error, ERNIE_FORMAT, "%s: %s is not an object", config_file, key);
+    ERN_FAIL_IF(!json_is_object(rope), error, ERNIE_FORMAT, "%s: %s is not an object", config_file,
+                key);
     const json_t *type = conv_json_get(rope, "rope_type");
     if (!type) type = conv_json_get(rope, "type");
     const char *text = json_string_value(type);
@@ -207,12 +215,13 @@ static ernie_status config_refuse_rope(const json_t *root, const char *key, erni
 
 /* ---- Parts --------------------------------------------------------------------------------- */
 
-static ernie_status config_read_attention(ern_hparams *hparams, const json_t *root, ernie_error *error)
+static ernie_status config_read_attention(ern_hparams *hparams, const json_t *root,
+                                          ernie_error *error)
 {
     if (hparams->n_kv_heads == 0) hparams->n_kv_heads = hparams->n_heads;
     ERN_FAIL_IF(hparams->n_heads % hparams->n_kv_heads != 0, error, ERNIE_FORMAT,
-                "%s: num_attention_heads is %u, not a multiple of num_key_value_heads, %u", config_file,
-                (unsigned)hparams->n_heads, (unsigned)hparams->n_kv_heads);
+                "%s: num_attention_heads is %u, not a multiple of num_key_value_heads, %u",
+                config_file, (unsigned)hparams->n_heads, (unsigned)hparams->n_kv_heads);
     if (hparams->head_dim == 0) {
         ERN_FAIL_IF(hparams->hidden_size % hparams->n_heads != 0, error, ERNIE_FORMAT,
                     "%s: head_dim is missing and hidden_size %u is not a multiple of %u heads",
@@ -231,7 +240,8 @@ static ernie_status config_read_attention(ern_hparams *hparams, const json_t *ro
                              &nested_theta, error);
     if (status != ERNIE_OK) return status;
     ERN_FAIL_IF(theta != 0 && nested_theta != 0 && theta != nested_theta, error, ERNIE_FORMAT,
-                "%s: rope_theta is %g, in rope_parameters it is %g", config_file, theta, nested_theta);
+                "%s: rope_theta is %g, in rope_parameters it is %g", config_file, theta,
+                nested_theta);
     hparams->rms_norm_eps = (float)eps;
     hparams->rope_theta = theta != 0 ? theta : nested_theta != 0 ? nested_theta : 500000.0;
     return ERNIE_OK;
@@ -255,13 +265,15 @@ static ernie_status config_read_layer_types(ern_hparams *hparams, const json_t *
     for (size_t i = 0; i < n; i++) {
         const char *text = json_string_value(json_array_get(types, i));
         ERN_FAIL_IF(!text || (strcmp(text, "dense") != 0 && strcmp(text, "sparse") != 0), error,
-                    ERNIE_UNSUPPORTED, "%s: mlp_layer_types[%zu] is \"%.32s\", known are dense and sparse",
+                    ERNIE_UNSUPPORTED,
+                    "%s: mlp_layer_types[%zu] is \"%.32s\", known are dense and sparse",
                     config_file, i, text ? text : "?");
         if (text[0] == 'd') continue;
         if (first == n) first = i;
         last = i;
     }
-    ERN_FAIL_IF(first == n, error, ERNIE_FORMAT, "%s: mlp_layer_types has no sparse layer", config_file);
+    ERN_FAIL_IF(first == n, error, ERNIE_FORMAT, "%s: mlp_layer_types has no sparse layer",
+                config_file);
     hparams->moe_layer_start = (uint32_t)first;
     hparams->moe_layer_end = (uint32_t)last;
     for (uint32_t interval = 1; interval <= hparams->n_layers; interval++) {
@@ -276,7 +288,8 @@ static ernie_status config_read_layer_types(ern_hparams *hparams, const json_t *
                          "%s: mlp_layer_types follows no start, end and interval", config_file);
 }
 
-static ernie_status config_read_moe_layers(ern_hparams *hparams, const json_t *root, ernie_error *error)
+static ernie_status config_read_moe_layers(ern_hparams *hparams, const json_t *root,
+                                           ernie_error *error)
 {
     const int64_t last = (int64_t)hparams->n_layers - 1;
     int64_t start = -1, end = -1, interval = 1;
@@ -288,7 +301,8 @@ static ernie_status config_read_moe_layers(ern_hparams *hparams, const json_t *r
     if (status == ERNIE_OK)
         status = config_integer(root, "moe_layer_interval", 1, ERN_LAYERS_MAX, &interval, error);
     if (status != ERNIE_OK) return status;
-    ERN_FAIL_IF(start < 0, error, ERNIE_FORMAT, "%s: moe_layer_start_index is missing", config_file);
+    ERN_FAIL_IF(start < 0, error, ERNIE_FORMAT, "%s: moe_layer_start_index is missing",
+                config_file);
     if (end < 0 || end > last) end = last;
     ERN_FAIL_IF(end < start, error, ERNIE_FORMAT,
                 "%s: moe_layer_end_index is %lld, before moe_layer_start_index %lld", config_file,
@@ -302,13 +316,14 @@ static ernie_status config_read_moe_layers(ern_hparams *hparams, const json_t *r
 static ernie_status config_read_moe(ern_hparams *hparams, const json_t *root, ernie_error *error)
 {
     double norm_min = 1e-12;
-    ernie_status status = config_read_fields(hparams, root, config_moe, ERN_COUNT(config_moe), error);
+    ernie_status status =
+        config_read_fields(hparams, root, config_moe, ERN_COUNT(config_moe), error);
     if (status == ERNIE_OK) status = config_real(root, "moe_norm_min", 0, 1, &norm_min, error);
     if (status == ERNIE_OK) status = config_read_moe_layers(hparams, root, error);
     if (status != ERNIE_OK) return status;
     ERN_FAIL_IF(hparams->moe_k > hparams->n_experts, error, ERNIE_FORMAT,
-                "%s: moe_k is %u, moe_num_experts is only %u", config_file, (unsigned)hparams->moe_k,
-                (unsigned)hparams->n_experts);
+                "%s: moe_k is %u, moe_num_experts is only %u", config_file,
+                (unsigned)hparams->moe_k, (unsigned)hparams->n_experts);
     const uint64_t shared = (uint64_t)hparams->n_shared_experts * hparams->moe_intermediate_size;
     ERN_FAIL_IF(shared > ERN_DIM_MAX, error, ERNIE_FORMAT,
                 "%s: moe_num_shared_experts of %u make a width of %llu, at most %u is accepted",
@@ -327,13 +342,15 @@ ERN_FN ernie_status conv_read_ids(const json_t *root, const char *key, const cha
     const size_t count = json_is_array(value) ? json_array_size(value) : value ? 1 : 0;
     *n = 0;
     ERN_FAIL_IF(count > ERN_STOP_IDS_MAX, error, ERNIE_UNSUPPORTED,
-                "%s: %s lists %zu ids, at most %d are supported", file, key, count, ERN_STOP_IDS_MAX);
+                "%s: %s lists %zu ids, at most %d are supported", file, key, count,
+                ERN_STOP_IDS_MAX);
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_is_array(value) ? json_array_get(value, i) : value;
         const long long id = json_integer_value(item);
         if (json_is_integer(item) && id == -1 && count == 1) return ERNIE_OK;
-        ERN_FAIL_IF(!json_is_integer(item) || id < 0 || id >= (long long)vocab_size, error, ERNIE_FORMAT,
-                    "%s: %s is %lld, vocab_size is %u", file, key, id, (unsigned)vocab_size);
+        ERN_FAIL_IF(!json_is_integer(item) || id < 0 || id >= (long long)vocab_size, error,
+                    ERNIE_FORMAT, "%s: %s is %lld, vocab_size is %u", file, key, id,
+                    (unsigned)vocab_size);
         ids[(*n)++] = (int32_t)id;
     }
     return ERNIE_OK;
@@ -377,7 +394,8 @@ ERN_FN ernie_status conv_config_read(conv_config *config, const json_t *root, er
 
     const json_t *experts = config_scalar(root, "moe_num_experts");
     ERN_FAIL_IF(!moe && experts && json_number_value(experts) != 0, error, ERNIE_FORMAT,
-                "%s: moe_num_experts is %g in a dense model", config_file, json_number_value(experts));
+                "%s: moe_num_experts is %g in a dense model", config_file,
+                json_number_value(experts));
     const json_t *tie = conv_json_get(root, "tie_word_embeddings");
     ERN_FAIL_IF(tie && !json_is_boolean(tie), error, ERNIE_FORMAT,
                 "%s: tie_word_embeddings is neither true nor false", config_file);

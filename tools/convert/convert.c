@@ -10,8 +10,8 @@
 #include "tokenizer_files.h"
 #include "../../src/os.h"
 
-#define CONVERT_READ_BYTES ((size_t)256 << 10) /* one read of consecutive rows, at least one row */
-#define CONVERT_MEMORY_MAX ((uint64_t)1 << 30)
+#define CONVERT_READ_BYTES  ((size_t)256 << 10) /* one read of consecutive rows, at least one row */
+#define CONVERT_MEMORY_MAX  ((uint64_t)1 << 30)
 #define CONVERT_THREADS_MAX 1024u
 
 /* What one worker reads into and encodes from. */
@@ -68,9 +68,9 @@ static ernie_status convert_read_column(const convert_state *state, convert_work
     const size_t n_lines = ern_max_size(state->raw_bytes / line_bytes, 1);
     for (size_t line = 0; line < source->n_cols; line += n_lines) {
         const size_t n = ern_min_size(n_lines, source->n_cols - line);
-        const ernie_status status = conv_file_read(&shard->file, shard->name,
-                                                   slice->offset + line * line_bytes, worker->raw,
-                                                   n * line_bytes, error);
+        const ernie_status status =
+            conv_file_read(&shard->file, shard->name, slice->offset + line * line_bytes,
+                           worker->raw, n * line_bytes, error);
         if (status != ERNIE_OK) return status;
         for (size_t i = 0; i < n; i++)
             conv_decode(state->encoder, slice->tensor->dtype,
@@ -87,13 +87,15 @@ static ernie_status convert_bad_weight(const conv_slice *slice, uint32_t slice_r
 {
     uint32_t column = 0;
     const uint64_t tensor_row = (uint64_t)slice->first_row + slice_row;
-    while (column + 1 < n_cols && conv_peak_bits(conv_encoder_at(0), row + column, 1) < limit) column++;
+    while (column + 1 < n_cols && conv_peak_bits(conv_encoder_at(0), row + column, 1) < limit)
+        column++;
     const double value = (double)row[column];
     if (isfinite(value))
-        return ern_error_set(error, ERNIE_UNSUPPORTED,
-                             "tensor \"%.96s\": weight [%llu, %u] is %g, which does not fit type %s",
-                             slice->tensor->name, (unsigned long long)tensor_row, (unsigned)column,
-                             value, ern_type_name(type));
+        return ern_error_set(
+            error, ERNIE_UNSUPPORTED,
+            "tensor \"%.96s\": weight [%llu, %u] is %g, which does not fit type %s",
+            slice->tensor->name, (unsigned long long)tensor_row, (unsigned)column, value,
+            ern_type_name(type));
     return ern_error_set(error, ERNIE_FORMAT, "tensor \"%.128s\": weight [%llu, %u] is %s",
                          slice->tensor->name, (unsigned long long)tensor_row, (unsigned)column,
                          isnan(value) ? "not a number" : "infinite");
@@ -101,13 +103,15 @@ static ernie_status convert_bad_weight(const conv_slice *slice, uint32_t slice_r
 
 /* Encode the values in the worker's scratch as row `row` of the unit. */
 static ernie_status convert_encode(const convert_state *state, convert_worker *worker,
-                                   const conv_unit *unit, const conv_slice *slice, uint32_t slice_row,
-                                   uint32_t row, unsigned char *dst, ernie_error *error)
+                                   const conv_unit *unit, const conv_slice *slice,
+                                   uint32_t slice_row, uint32_t row, unsigned char *dst,
+                                   ernie_error *error)
 {
     float *values = worker->scratch.row;
     const uint32_t n_cols = unit->n_cols, limit = conv_type_limit(unit->type);
     const uint32_t peak = conv_peak_bits(state->encoder, values, n_cols);
-    if (peak >= limit) return convert_bad_weight(slice, slice_row, unit->type, values, n_cols, limit, error);
+    if (peak >= limit)
+        return convert_bad_weight(slice, slice_row, unit->type, values, n_cols, limit, error);
     for (uint32_t i = n_cols; i % ERN_BLOCK_COLS != 0; i++) values[i] = 0;
     conv_encode_row(state->encoder, unit->type, &worker->scratch, n_cols, peak, row, dst);
     return ERNIE_OK;
@@ -125,8 +129,9 @@ static ernie_status convert_rows(const convert_state *state, convert_worker *wor
     const size_t row_bytes = convert_row_bytes(source, slice);
     const conv_shard *shard = &state->tensors.shards[slice->tensor->shard];
     if (!slice->transposed)
-        status = conv_file_read(&shard->file, shard->name, slice->offset + slice_row * (uint64_t)row_bytes,
-                                worker->raw, n * row_bytes, error);
+        status = conv_file_read(&shard->file, shard->name,
+                                slice->offset + slice_row * (uint64_t)row_bytes, worker->raw,
+                                n * row_bytes, error);
     for (uint32_t i = 0; i < n && status == ERNIE_OK; i++) {
         if (slice->transposed)
             status = convert_read_column(state, worker, source, slice, slice_row, error);
@@ -148,8 +153,8 @@ static ernie_status convert_make(void *user, unsigned worker, uint32_t i, const 
         uint32_t slice_row;
         const uint32_t n = convert_run(state, source, unit->first_row + row, unit->n_rows - row);
         const conv_slice *slice = conv_source_row(source, unit->first_row + row, &slice_row);
-        const ernie_status status = convert_rows(state, &state->workers[worker], source, unit, row, n,
-                                                 dst, error);
+        const ernie_status status =
+            convert_rows(state, &state->workers[worker], source, unit, row, n, dst, error);
         if (status != ERNIE_OK) return status;
         if (slice) *n_done += n * (uint64_t)convert_row_bytes(source, slice);
         row += n;
@@ -163,12 +168,14 @@ static ernie_status convert_refuse_vision(const convert_state *state, const char
                                           ernie_error *error)
 {
     const conv_tensor *tensor = conv_names_find_vision(&state->tensors);
-    ERN_FAIL_IF(tensor, error, ERNIE_UNSUPPORTED,
-                "%s: is a vision-language checkpoint (tensor \"%.96s\"), only text models are supported",
-                dir, tensor->name);
-    ERN_FAIL_IF(state->config.vision[0], error, ERNIE_UNSUPPORTED,
-                "%s: is a vision-language checkpoint (%s in config.json), only text models are supported",
-                dir, state->config.vision);
+    ERN_FAIL_IF(
+        tensor, error, ERNIE_UNSUPPORTED,
+        "%s: is a vision-language checkpoint (tensor \"%.96s\"), only text models are supported",
+        dir, tensor->name);
+    ERN_FAIL_IF(
+        state->config.vision[0], error, ERNIE_UNSUPPORTED,
+        "%s: is a vision-language checkpoint (%s in config.json), only text models are supported",
+        dir, state->config.vision);
     return ERNIE_OK;
 }
 
@@ -181,11 +188,13 @@ static void convert_settle(convert_state *state)
     const bool has_head = conv_names_has_head(&state->tensors);
     hparams->tied = state->config.tie == CONV_TIE_YES || !has_head;
     if (state->config.tie == CONV_TIE_NO && !has_head)
-        ern_log_write(log, ERNIE_LOG_WARN,
-                      "tie_word_embeddings is false, but there is no lm_head.weight: the embedding serves");
+        ern_log_write(
+            log, ERNIE_LOG_WARN,
+            "tie_word_embeddings is false, but there is no lm_head.weight: the embedding serves");
     const uint32_t n_mtp = conv_names_count_mtp(&state->tensors);
     if (n_mtp != hparams->n_mtp_layers)
-        ern_log_write(log, ERNIE_LOG_INFO, "num_nextn_predict_layers is %u, the tensors hold %u MTP blocks",
+        ern_log_write(log, ERNIE_LOG_INFO,
+                      "num_nextn_predict_layers is %u, the tensors hold %u MTP blocks",
                       (unsigned)hparams->n_mtp_layers, (unsigned)n_mtp);
     hparams->n_mtp_layers = n_mtp;
 }
@@ -210,15 +219,16 @@ static bool convert_grow_sources(convert_state *state)
 {
     const size_t n = state->plan.record_capacity, pair = sizeof *state->sources;
     if (n == state->n_sources) return true;
-    void *grown = ern_resize(state->options.allocator, state->sources, state->n_sources * pair, n * pair);
+    void *grown =
+        ern_resize(state->options.allocator, state->sources, state->n_sources * pair, n * pair);
     if (!grown) return false;
     state->sources = grown;
     state->n_sources = n;
     return true;
 }
 
-static ernie_status convert_add_record(convert_state *state, const ern_record *record, bool optional,
-                                       const conv_types *types, ernie_error *error)
+static ernie_status convert_add_record(convert_state *state, const ern_record *record,
+                                       bool optional, const conv_types *types, ernie_error *error)
 {
     bool absent;
     conv_source sources[2];
@@ -244,7 +254,8 @@ static ernie_status convert_begin_plan(convert_state *state, const char *dir, er
     if (!name) {
         const ernie_status status = conv_path_join(&path, dir, "", error);
         if (status != ERNIE_OK) return status;
-        for (size_t n = strlen(path.text); n > 1 && path.text[n - 1] == '/'; n--) path.text[n - 1] = '\0';
+        for (size_t n = strlen(path.text); n > 1 && path.text[n - 1] == '/'; n--)
+            path.text[n - 1] = '\0';
         name = conv_path_base(path.text);
     }
     return conv_plan_begin(&state->plan, &state->config.hparams, state->config.architecture, name,
@@ -274,8 +285,9 @@ static ernie_status convert_read_text(convert_state *state, const char *dir, ern
 {
     ern_generation generation;
     const ern_convert_options *options = &state->options;
-    ernie_status status = conv_text_files_load(&state->text, dir, state->config.hparams.vocab_size,
-                                               options->chat, options->allocator, &options->log, error);
+    ernie_status status =
+        conv_text_files_load(&state->text, dir, state->config.hparams.vocab_size, options->chat,
+                             options->allocator, &options->log, error);
     if (status == ERNIE_OK)
         status = conv_generation_load(&generation, dir, &state->config, state->text.turn_end_id,
                                       options->allocator, error);
@@ -290,11 +302,14 @@ static ernie_status convert_read_text(convert_state *state, const char *dir, ern
 static ernie_status convert_open_workers(convert_state *state, ernie_error *error)
 {
     const ernie_allocator *allocator = state->options.allocator;
-    const uint64_t limit = state->options.memory_max ? state->options.memory_max : CONVERT_MEMORY_MAX;
+    const uint64_t limit =
+        state->options.memory_max ? state->options.memory_max : CONVERT_MEMORY_MAX;
     uint64_t n = state->options.n_threads ? state->options.n_threads : ern_cpu_count();
-    state->raw_bytes = ern_round_up(ern_max_size(CONVERT_READ_BYTES, (size_t)state->n_cols_max * 4), 64);
+    state->raw_bytes =
+        ern_round_up(ern_max_size(CONVERT_READ_BYTES, (size_t)state->n_cols_max * 4), 64);
     state->worker_bytes = state->raw_bytes + conv_scratch_bytes(state->n_cols_max);
-    const uint64_t fit = limit > 2 * CONV_CHUNK_BYTES ? (limit - 2 * CONV_CHUNK_BYTES) / state->worker_bytes : 1;
+    const uint64_t fit =
+        limit > 2 * CONV_CHUNK_BYTES ? (limit - 2 * CONV_CHUNK_BYTES) / state->worker_bytes : 1;
     if (n > fit) n = fit > 0 ? fit : 1;
     state->n_threads = n > CONVERT_THREADS_MAX ? CONVERT_THREADS_MAX : (unsigned)n;
 
@@ -342,8 +357,10 @@ static void convert_close(convert_state *state)
     const ernie_allocator *allocator = state->options.allocator;
     if (state->memory)
         ern_free_aligned(allocator, state->memory, state->n_threads * state->worker_bytes);
-    if (state->workers) ern_free(allocator, state->workers, state->n_threads * sizeof *state->workers);
-    if (state->sources) ern_free(allocator, state->sources, state->n_sources * sizeof *state->sources);
+    if (state->workers)
+        ern_free(allocator, state->workers, state->n_threads * sizeof *state->workers);
+    if (state->sources)
+        ern_free(allocator, state->sources, state->n_sources * sizeof *state->sources);
     conv_bytes_free(&state->generation);
     conv_text_files_free(&state->text);
     conv_plan_free(&state->plan);
@@ -360,7 +377,8 @@ ERN_FN ernie_status ern_convert(const char *source_dir, const char *out_path,
     state.plan.allocator = state.generation.allocator = state.options.allocator;
     state.text.tokenizer.allocator = state.text.chat.allocator = state.options.allocator;
     state.encoder = conv_encoder_best();
-    ERN_FAIL_IF(!source_dir || !out_path, error, ERNIE_INVALID, "the source and the output need a path");
+    ERN_FAIL_IF(!source_dir || !out_path, error, ERNIE_INVALID,
+                "the source and the output need a path");
 
     ernie_status status = convert_open(&state, source_dir, error);
     if (status == ERNIE_OK) status = convert_plan(&state, source_dir, error);

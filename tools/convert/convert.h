@@ -12,7 +12,8 @@ typedef struct ern_convert_options {
     const char *chat; /* "plain", "thinking", "none"; NULL: as the checkpoint's own template says */
     const char *name; /* what the file calls itself, up to 63 bytes; NULL: the directory's name */
     unsigned n_threads; /* 0: one per core that this process may use */
-    uint64_t memory_max; /* bytes of buffers that the conversion may hold; 0: 1 GiB. More threads than
+    uint64_t
+        memory_max; /* bytes of buffers that the conversion may hold; 0: 1 GiB. More threads than
                             fit are not started */
     ernie_progress_fn progress; /* in bytes of the checkpoint; NULL: none */
     void *progress_user;

@@ -18,10 +18,10 @@
 #define ENCODE_X86 0
 #endif
 
-#define ENCODE_UNIT 256      /* fixed point: one level step of the search is 256 */
-#define ENCODE_TRIES 10
-#define ENCODE_RATIO_MAX 90 /* peak / scale for which the sum of squares fits int32 */
-#define ENCODE_PEAK_MIN 1e-6f      /* blocks smaller than this beside their row are zero */
+#define ENCODE_UNIT         256 /* fixed point: one level step of the search is 256 */
+#define ENCODE_TRIES        10
+#define ENCODE_RATIO_MAX    90     /* peak / scale for which the sum of squares fits int32 */
+#define ENCODE_PEAK_MIN     1e-6f  /* blocks smaller than this beside their row are zero */
 #define ENCODE_ROW_PEAK_MIN 1e-20f /* smaller rows would need subnormal scales: they are zero */
 
 /* ---- Source values --------------------------------------------------------------------------- */
@@ -58,7 +58,8 @@ static ERN_INLINE void encode_decode_body(unsigned dtype, const unsigned char *r
                                           float *restrict dst, size_t n)
 {
     if (dtype == CONV_BF16) {
-        for (size_t i = 0; i < n; i++) dst[i] = encode_bits_to_f32(encode_load16(src + 2 * i) << 16);
+        for (size_t i = 0; i < n; i++)
+            dst[i] = encode_bits_to_f32(encode_load16(src + 2 * i) << 16);
     } else if (dtype == CONV_F16) {
         for (size_t i = 0; i < n; i++) dst[i] = encode_f16_to_f32(encode_load16(src + 2 * i));
     } else {
@@ -102,8 +103,8 @@ static ERN_INLINE void encode_w8_block(const float *x, float inverse, int8_t cod
     }
 }
 
-static ERN_INLINE void encode_w8_body(conv_scratch *scratch, uint32_t n_cols, float peak, unsigned row,
-                                      unsigned char *group)
+static ERN_INLINE void encode_w8_body(conv_scratch *scratch, uint32_t n_cols, float peak,
+                                      unsigned row, unsigned char *group)
 {
     const uint32_t n_blocks = ern_n_blocks(n_cols);
     const float row_scale = peak / (127.0f * 255.0f);
@@ -127,13 +128,13 @@ static ERN_INLINE void encode_w8_body(conv_scratch *scratch, uint32_t n_cols, fl
 
 /* How magnitudes are rounded to levels: above `above`, the level is `more` greater. The level table
  * has 37 beside -36; the search takes 36.5 for both. */
-#define ENCODE_W4_STEPS(STEP)                                                                  \
-    STEP(6 * ENCODE_UNIT, 6 * ENCODE_UNIT)                                                     \
-    STEP(12 * ENCODE_UNIT, 6 * ENCODE_UNIT)                                                    \
-    STEP(37 * ENCODE_UNIT / 2, 7 * ENCODE_UNIT)                                                \
-    STEP(51 * ENCODE_UNIT / 2, 7 * ENCODE_UNIT)                                                \
-    STEP(131 * ENCODE_UNIT / 4, 15 * ENCODE_UNIT / 2)                                          \
-    STEP(165 * ENCODE_UNIT / 4, 19 * ENCODE_UNIT / 2)                                          \
+#define ENCODE_W4_STEPS(STEP)                         \
+    STEP(6 * ENCODE_UNIT, 6 * ENCODE_UNIT)            \
+    STEP(12 * ENCODE_UNIT, 6 * ENCODE_UNIT)           \
+    STEP(37 * ENCODE_UNIT / 2, 7 * ENCODE_UNIT)       \
+    STEP(51 * ENCODE_UNIT / 2, 7 * ENCODE_UNIT)       \
+    STEP(131 * ENCODE_UNIT / 4, 15 * ENCODE_UNIT / 2) \
+    STEP(165 * ENCODE_UNIT / 4, 19 * ENCODE_UNIT / 2) \
     STEP(53 * ENCODE_UNIT, 14 * ENCODE_UNIT)
 #define ENCODE_W4_FIRST (3 * ENCODE_UNIT)
 #define ENCODE_W4_ADD(above, more) \
@@ -167,7 +168,8 @@ static ERN_INLINE int32_t encode_w4_error(const uint16_t *magnitude, uint16_t ra
 }
 
 /* Least squares: the ratio that suits the levels chosen at `ratio` best. */
-static ERN_INLINE uint16_t encode_w4_refine(const uint16_t *magnitude, uint16_t ratio, uint32_t n_cols)
+static ERN_INLINE uint16_t encode_w4_refine(const uint16_t *magnitude, uint16_t ratio,
+                                            uint32_t n_cols)
 {
     int32_t cross = 0, square = 0; /* sum of u level, sum of level^2, both below 2^24 */
     for (size_t i = 0; i < ERN_BLOCK_COLS; i++) {
@@ -176,7 +178,8 @@ static ERN_INLINE uint16_t encode_w4_refine(const uint16_t *magnitude, uint16_t 
         cross += (u >> 4) * level;
         square += level * level;
     }
-    square -= (int32_t)(ERN_BLOCK_COLS - n_cols) * ((ENCODE_W4_FIRST >> 4) * (ENCODE_W4_FIRST >> 4));
+    square -=
+        (int32_t)(ERN_BLOCK_COLS - n_cols) * ((ENCODE_W4_FIRST >> 4) * (ENCODE_W4_FIRST >> 4));
     if (cross <= 0 || square <= 0) return ratio;
     const float better = (float)ratio * (float)square / (float)cross;
     return better < ENCODE_RATIO_MAX * ENCODE_UNIT ? (uint16_t)(better + 0.5f) : ratio;
@@ -192,8 +195,8 @@ static ERN_INLINE float encode_w4_score(const uint16_t *magnitude, uint16_t rati
 static ERN_INLINE uint16_t encode_w4_search(const uint16_t *magnitude, uint32_t n_cols)
 {
     /* 42 to 72 in equal ratios: where the best of Gaussian and of heavy-tailed blocks lie. */
-    static const uint16_t tries[ENCODE_TRIES] = { 10752, 11416, 12120, 12868, 13662, 14506,
-                                                  15401, 16351, 17361, 18432 };
+    static const uint16_t tries[ENCODE_TRIES] = { 10752, 11416, 12120, 12868, 13662,
+                                                  14506, 15401, 16351, 17361, 18432 };
     uint16_t best = tries[0];
     float best_score = encode_w4_score(magnitude, best, n_cols);
     for (size_t i = 1; i < ENCODE_TRIES; i++) {
@@ -277,8 +280,8 @@ static ERN_INLINE void encode_w4_pack(const float *x, const uint16_t *magnitude,
             packed[4 * v + j] = (unsigned char)(code[8 * v + j] | code[8 * v + 4 + j] << 4);
 }
 
-static ERN_INLINE void encode_w4_body(conv_scratch *scratch, uint32_t n_cols, float peak, unsigned row,
-                                      unsigned char *group)
+static ERN_INLINE void encode_w4_body(conv_scratch *scratch, uint32_t n_cols, float peak,
+                                      unsigned row, unsigned char *group)
 {
     const uint32_t n_blocks = ern_n_blocks(n_cols);
     unsigned char *scales = group + ERN_GROUP_ROWS * sizeof(float);
@@ -320,8 +323,10 @@ struct conv_encoder {
     const char *name;
     void (*decode)(unsigned dtype, const unsigned char *src, float *dst, size_t n);
     uint32_t (*peak)(const float *x, size_t n);
-    void (*w8)(conv_scratch *scratch, uint32_t n_cols, float peak, unsigned row, unsigned char *group);
-    void (*w4)(conv_scratch *scratch, uint32_t n_cols, float peak, unsigned row, unsigned char *group);
+    void (*w8)(conv_scratch *scratch, uint32_t n_cols, float peak, unsigned row,
+               unsigned char *group);
+    void (*w4)(conv_scratch *scratch, uint32_t n_cols, float peak, unsigned row,
+               unsigned char *group);
 };
 
 #define ENCODE_INSTANCE(set, TARGET)                                                             \
@@ -376,7 +381,10 @@ ERN_FN const conv_encoder *conv_encoder_best(void)
     return conv_encoder_at(i);
 }
 
-ERN_FN const char *conv_encoder_name(const conv_encoder *encoder) { return encoder->name; }
+ERN_FN const char *conv_encoder_name(const conv_encoder *encoder)
+{
+    return encoder->name;
+}
 
 /* ---- Rows ---------------------------------------------------------------------------------- */
 

@@ -37,6 +37,7 @@ ERN_FN uint32_t conv_type_limit(unsigned type);
  * group of 16 rows begins at `group`, which was zero before: row 0 .. 15. For f32, f16 and bf16 a
  * "group" is 16 rows of ern_row_bytes. */
 ERN_FN void conv_encode_row(const conv_encoder *encoder, unsigned type, conv_scratch *scratch,
-                            uint32_t n_cols, uint32_t peak_bits, unsigned row, unsigned char *group);
+                            uint32_t n_cols, uint32_t peak_bits, unsigned row,
+                            unsigned char *group);
 
 #endif

@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #define FILE_WRITE_PIECE ((size_t)1 << 20) /* cancel is seen between pieces */
-#define FILE_NAMES_MAX 65536u              /* entries of a directory that may match */
-#define FILE_OPEN_TRIES 8
+#define FILE_NAMES_MAX   65536u            /* entries of a directory that may match */
+#define FILE_OPEN_TRIES  8
 
 /* ---- Paths --------------------------------------------------------------------------------- */
 
@@ -132,8 +132,8 @@ ERN_FN ernie_status conv_file_read(const conv_file *file, const char *name, uint
         if (got < 0 && errno == EINTR) continue;
         ERN_FAIL_IF(got < 0, error, ERNIE_IO, "%s: cannot be read at byte %llu: %s", name,
                     (unsigned long long)(offset + done), strerror(errno));
-        ERN_FAIL_IF(got == 0, error, ERNIE_IO, "%s: ends at byte %llu, %zu more were expected", name,
-                    (unsigned long long)(offset + done), n - done);
+        ERN_FAIL_IF(got == 0, error, ERNIE_IO, "%s: ends at byte %llu, %zu more were expected",
+                    name, (unsigned long long)(offset + done), n - done);
         done += (size_t)got;
     }
     return ERNIE_OK;
@@ -148,7 +148,7 @@ ERN_FN ernie_status conv_file_load(conv_bytes *bytes, const char *path, uint64_t
     if (file.n_bytes > limit) {
         status = ern_error_set(error, ERNIE_FORMAT, "%s: has %llu bytes, at most %llu are accepted",
                                path, (unsigned long long)file.n_bytes, (unsigned long long)limit);
-    } else if (!file_bytes_reserve(bytes, (size_t)file.n_bytes)) {
+    } else if (!file_bytes_reserve(bytes, ern_max_size((size_t)file.n_bytes, 1))) {
         status = ern_error_set(error, ERNIE_NO_MEMORY, "%s: no memory for its %llu bytes", path,
                                (unsigned long long)file.n_bytes);
     } else {

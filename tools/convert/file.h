@@ -46,7 +46,8 @@ ERN_FN bool conv_bytes_add(conv_bytes *bytes, const void *data, size_t n); /* fa
 ERN_FN bool conv_bytes_align(conv_bytes *bytes, size_t unit); /* zeros up to a multiple of unit */
 ERN_FN void conv_bytes_free(conv_bytes *bytes);
 
-/* A whole file of at most `limit` bytes into *bytes (its allocator set, otherwise empty). */
+/* A whole file of at most `limit` bytes into *bytes (its allocator set, otherwise empty), whose data
+ * is not NULL then even when the file is empty. */
 ERN_FN ernie_status conv_file_load(conv_bytes *bytes, const char *path, uint64_t limit,
                                    ernie_error *error);
 
@@ -69,6 +70,7 @@ ERN_FN ernie_status conv_out_open(conv_out *out, const char *path, uint64_t n_by
 ERN_FN ernie_status conv_out_write(conv_out *out, uint64_t offset, const void *data, size_t n,
                                    const ernie_cancel *cancel, ernie_error *error);
 ERN_FN ernie_status conv_out_commit(conv_out *out, ernie_error *error);
-ERN_FN void conv_out_abandon(conv_out *out); /* removes the part; zeroed or committed ones are fine */
+ERN_FN void conv_out_abandon(
+    conv_out *out); /* removes the part; zeroed or committed ones are fine */
 
 #endif

@@ -48,7 +48,8 @@ ERN_FN ernie_status conv_generation_read(ern_generation *generation, const json_
     memset(generation, 0, sizeof *generation);
     ernie_status status = generation_number(root, "temperature", 0, 100, &temperature, error);
     if (status == ERNIE_OK) status = generation_number(root, "top_p", 0, 1, &top_p, error);
-    if (status == ERNIE_OK) status = generation_number(root, "top_k", 0, ERN_VOCAB_MAX, &top_k, error);
+    if (status == ERNIE_OK)
+        status = generation_number(root, "top_k", 0, ERN_VOCAB_MAX, &top_k, error);
     if (status == ERNIE_OK)
         status = generation_number(root, "repetition_penalty", 0, 100, &penalty, error);
     if (status == ERNIE_OK)

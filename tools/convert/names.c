@@ -6,7 +6,7 @@
 #define NAMES_STEM_MAX 48  /* "mlp.experts.4095." */
 #define NAMES_TEXT_MAX 96  /* stem and name */
 #define NAMES_FULL_MAX 144 /* prefix, base, stem and name */
-#define NAMES_DIM_3 3u
+#define NAMES_DIM_3    3u
 
 typedef struct names_search {
     conv_tensors *tensors;
@@ -78,8 +78,8 @@ static void names_add_slice(conv_source *source, const conv_tensor *tensor, uint
 }
 
 /* The tensor `name` of [n_rows][n_cols] as the next slice. */
-static ernie_status names_add_matrix(const names_search *search, conv_source *source, const char *name,
-                                     uint32_t n_rows)
+static ernie_status names_add_matrix(const names_search *search, conv_source *source,
+                                     const char *name, uint32_t n_rows)
 {
     char full[NAMES_FULL_MAX];
     const uint64_t dims[2] = { n_rows, source->n_cols };
@@ -99,7 +99,8 @@ static ernie_status names_find_vector(const names_search *search, conv_source *s
     const uint64_t dim = source->n_cols;
     conv_tensor *tensor = names_lookup(search, name, full);
     ERN_FAIL_IF(!tensor, search->error, ERNIE_FORMAT,
-                "tensor \"%s\" is missing, expected with shape [%llu]", full, (unsigned long long)dim);
+                "tensor \"%s\" is missing, expected with shape [%llu]", full,
+                (unsigned long long)dim);
     const ernie_status status = names_use(search, tensor, &dim, 1);
     if (status == ERNIE_OK) names_add_slice(source, tensor, 0, 1);
     return status;
@@ -126,7 +127,8 @@ static ernie_status names_find_qkv(const names_search *search, conv_source *sour
     const uint32_t rows[] = { h->n_heads * h->head_dim, h->n_kv_heads * h->head_dim,
                               h->n_kv_heads * h->head_dim };
     if (names_lookup(search, "self_attn.qkv_proj.weight", full))
-        return names_add_matrix(search, source, "self_attn.qkv_proj.weight", search->record->n_rows);
+        return names_add_matrix(search, source, "self_attn.qkv_proj.weight",
+                                search->record->n_rows);
     for (size_t i = 0; i < 3; i++) {
         const ernie_status status = names_add_matrix(search, source, parts[i], rows[i]);
         if (status != ERNIE_OK) return status;
@@ -157,7 +159,8 @@ static ernie_status names_find_gate_up(const names_search *search, conv_source *
     return names_add_matrix(search, source, name, width);
 }
 
-static ernie_status names_find_down(const names_search *search, conv_source *source, const char *stem)
+static ernie_status names_find_down(const names_search *search, conv_source *source,
+                                    const char *stem)
 {
     char name[NAMES_TEXT_MAX];
     snprintf(name, sizeof name, "%.40sdown_proj.weight", stem);
@@ -191,7 +194,8 @@ static ernie_status names_find_bias(const names_search *search, conv_source *sou
         tensor = names_lookup(search, "mlp.gate.moe_statics.e_score_correction_bias", full);
     *absent = !tensor && optional;
     if (*absent) return ERNIE_OK;
-    if (!tensor) return names_missing(search, "mlp.moe_statics.e_score_correction_bias", 1, dims[1]);
+    if (!tensor)
+        return names_missing(search, "mlp.moe_statics.e_score_correction_bias", 1, dims[1]);
     const bool flat = tensor->n_dims == 1;
     const ernie_status status = names_use(search, tensor, flat ? dims + 1 : dims, flat ? 1 : 2);
     if (status == ERNIE_OK) names_add_slice(source, tensor, 0, 1);
@@ -226,8 +230,8 @@ static ernie_status names_find_expert(const names_search *search, conv_source so
                 gate_up ? "down_proj" : "gate_up_proj");
     if (gate_up) return names_find_merged(search, sources, gate_up, down);
     snprintf(stem, sizeof stem, "mlp.experts.%u.", search->record->expert);
-    const ernie_status status = names_find_gate_up(search, &sources[0], stem,
-                                                   search->hparams->moe_intermediate_size);
+    const ernie_status status =
+        names_find_gate_up(search, &sources[0], stem, search->hparams->moe_intermediate_size);
     return status == ERNIE_OK ? names_find_down(search, &sources[1], stem) : status;
 }
 
@@ -261,21 +265,25 @@ ERN_FN ernie_status conv_names_find(conv_source sources[2], conv_tensors *tensor
                                     const ern_hparams *hparams, const ern_record *record,
                                     bool optional, bool *absent, ernie_error *error)
 {
-    names_search search = { .tensors = tensors, .hparams = hparams, .record = record, .error = error };
+    names_search search = {
+        .tensors = tensors, .hparams = hparams, .record = record, .error = error
+    };
     memset(sources, 0, 2 * sizeof sources[0]);
     sources[0].n_cols = record->n_cols;
     sources[1].n_cols = record->n_cols2;
     *absent = false;
     names_set_base(&search);
     switch ((ern_kind)record->kind) {
-    case ERN_EMBED: return names_add_matrix(&search, sources, "embed_tokens.weight", record->n_rows);
+    case ERN_EMBED:
+        return names_add_matrix(&search, sources, "embed_tokens.weight", record->n_rows);
     case ERN_HEAD: return names_find_head(&search, sources);
     case ERN_FINAL_NORM: return names_find_vector(&search, sources, "norm.weight");
     case ERN_ATTN_NORM: return names_find_vector(&search, sources, "input_layernorm.weight");
     case ERN_QKV: return names_find_qkv(&search, sources);
     case ERN_ATTN_OUT:
         return names_add_matrix(&search, sources, "self_attn.o_proj.weight", record->n_rows);
-    case ERN_FFN_NORM: return names_find_vector(&search, sources, "post_attention_layernorm.weight");
+    case ERN_FFN_NORM:
+        return names_find_vector(&search, sources, "post_attention_layernorm.weight");
     case ERN_FFN_GATE_UP:
         return names_find_gate_up(&search, sources, "mlp.", hparams->intermediate_size);
     case ERN_FFN_DOWN: return names_find_down(&search, sources, "mlp.");
@@ -294,7 +302,8 @@ ERN_FN ernie_status conv_names_find(conv_source sources[2], conv_tensors *tensor
     return ern_error_set(error, ERNIE_UNSUPPORTED, "record kind %u has no tensors", record->kind);
 }
 
-ERN_FN const conv_slice *conv_source_row(const conv_source *source, uint32_t row, uint32_t *slice_row)
+ERN_FN const conv_slice *conv_source_row(const conv_source *source, uint32_t row,
+                                         uint32_t *slice_row)
 {
     if (source->gate_up) {
         const conv_slice *slice = &source->slices[row / ERN_GROUP_ROWS % 2];

@@ -9,7 +9,7 @@
 /* A run of matrix rows inside a tensor. */
 typedef struct conv_slice {
     const conv_tensor *tensor;
-    uint64_t offset;    /* of row 0, in the shard's file */
+    uint64_t offset; /* of row 0, in the shard's file */
     uint32_t n_rows;
     uint32_t first_row; /* the tensor's own number of row 0, for messages */
     bool transposed;    /* the tensor is [n_cols][n_rows] */

@@ -26,7 +26,7 @@ struct conv_pipe {
     pipe_chunk chunk[2];
     pipe_chunk *making, *writing;
     size_t chunk_bytes;
-    ern_hash hash; /* of the record that is being written */
+    ern_hash hash;          /* of the record that is being written */
     pipe_failure *failures; /* [n_threads] */
     atomic_uint next_task;
     atomic_bool stop;
@@ -56,8 +56,8 @@ static ernie_status pipe_make(conv_pipe *pipe, unsigned worker, uint32_t i, erni
     const conv_unit unit = conv_unit_at(record, chunk->first_unit + i);
     unsigned char *dst = chunk->data + (unit.offset - chunk->offset);
     memset(dst, 0, (size_t)unit.n_bytes);
-    const ernie_status status = pipe->job->make(pipe->job->user, worker, chunk->record, &unit, dst,
-                                                &n_done, error);
+    const ernie_status status =
+        pipe->job->make(pipe->job->user, worker, chunk->record, &unit, dst, &n_done, error);
     atomic_fetch_add(&pipe->n_done, n_done);
     return status;
 }
@@ -67,7 +67,8 @@ static ernie_status pipe_report(conv_pipe *pipe, bool always, ernie_error *error
 {
     const conv_job *job = pipe->job;
     const double now = ern_seconds();
-    if (!job->progress || (!always && now - pipe->last_report < PIPE_PROGRESS_SECONDS)) return ERNIE_OK;
+    if (!job->progress || (!always && now - pipe->last_report < PIPE_PROGRESS_SECONDS))
+        return ERNIE_OK;
     pipe->last_report = now;
     const uint64_t n_done = atomic_load(&pipe->n_done);
     ERN_FAIL_IF(job->progress(job->what, n_done, job->n_total, job->progress_user) != 0, error,
@@ -79,7 +80,8 @@ static ernie_status pipe_task(conv_pipe *pipe, unsigned worker, unsigned task, e
 {
     ERN_FAIL_IF(ern_cancelled(pipe->job->cancel), error, ERNIE_CANCELLED, "%s: cancelled",
                 pipe->out.path.text);
-    ernie_status status = task == 0 ? pipe_write(pipe, error) : pipe_make(pipe, worker, task - 1, error);
+    ernie_status status =
+        task == 0 ? pipe_write(pipe, error) : pipe_make(pipe, worker, task - 1, error);
     if (status == ERNIE_OK && worker == 0) status = pipe_report(pipe, false, error);
     return status;
 }
@@ -107,7 +109,8 @@ static ernie_status pipe_turn(conv_pipe *pipe, ernie_error *error)
     ern_pool_run(pipe->pool, pipe_work, pipe);
     for (unsigned i = 0; i < pipe->job->n_threads; i++) {
         const pipe_failure *failure = &pipe->failures[i];
-        if (failure->error.code != ERNIE_OK && (!first || failure->task < first->task)) first = failure;
+        if (failure->error.code != ERNIE_OK && (!first || failure->task < first->task))
+            first = failure;
     }
     if (!first) return ERNIE_OK;
     return ern_error_set(error, first->error.code, "%s", first->error.message);
@@ -160,7 +163,8 @@ static ernie_status pipe_records(conv_pipe *pipe, ernie_error *error)
 
 /* ---- The file around the records ------------------------------------------------------------- */
 
-static ernie_status pipe_write_section(conv_pipe *pipe, unsigned i, const void *data, ernie_error *error)
+static ernie_status pipe_write_section(conv_pipe *pipe, unsigned i, const void *data,
+                                       ernie_error *error)
 {
     ern_section *section = &pipe->job->plan->header.section[i];
     if (section->n_bytes == 0) return ERNIE_OK;
@@ -209,8 +213,8 @@ static ernie_status pipe_open(conv_pipe *pipe, const char *path, ernie_error *er
     pipe->failures = ern_alloc_zero(job->allocator, job->n_threads * sizeof *pipe->failures);
     for (unsigned i = 0; i < 2; i++)
         pipe->chunk[i].data = ern_alloc_aligned(job->allocator, pipe->chunk_bytes);
-    ERN_FAIL_IF(!pipe->failures || !pipe->chunk[0].data || !pipe->chunk[1].data, error, ERNIE_NO_MEMORY,
-                "no memory for two buffers of %zu bytes", pipe->chunk_bytes);
+    ERN_FAIL_IF(!pipe->failures || !pipe->chunk[0].data || !pipe->chunk[1].data, error,
+                ERNIE_NO_MEMORY, "no memory for two buffers of %zu bytes", pipe->chunk_bytes);
     ernie_status status = ern_pool_open(&pipe->pool, job->allocator, job->n_threads, error);
     if (status == ERNIE_OK)
         status = conv_out_open(&pipe->out, path, job->plan->header.file_bytes, error);

@@ -21,8 +21,8 @@ typedef struct conv_job {
     conv_make_fn make;
     void *user;
     unsigned n_threads;
-    const char *what; /* for progress */
-    uint64_t n_total; /* of n_done */
+    const char *what;           /* for progress */
+    uint64_t n_total;           /* of n_done */
     ernie_progress_fn progress; /* may be NULL */
     void *progress_user;
     const ernie_cancel *cancel; /* may be NULL */

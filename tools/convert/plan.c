@@ -1,8 +1,8 @@
 /* Types by class, places by the canonical order. */
 #include "plan.h"
 
-#define PLAN_ALIGN_SMALL 4096u
-#define PLAN_ALIGN_LARGE 65536u
+#define PLAN_ALIGN_SMALL  4096u
+#define PLAN_ALIGN_LARGE  65536u
 #define PLAN_LARGE_EXPERT ((uint64_t)1 << 20)
 
 /* ---- Types --------------------------------------------------------------------------------- */
@@ -24,7 +24,8 @@ ERN_FN ernie_status conv_types_find(const conv_types **types, const char *name, 
         if (strcmp(name, plan_types[i].name) == 0) return ERNIE_OK;
     }
     *types = NULL;
-    return ern_error_set(error, ERNIE_INVALID, "type \"%.32s\" is unknown: f32, f16, bf16, w8 or w4", name);
+    return ern_error_set(error, ERNIE_INVALID,
+                         "type \"%.32s\" is unknown: f32, f16, bf16, w8 or w4", name);
 }
 
 /* Norms, router and router bias are f32 whatever the class says. */
@@ -75,16 +76,16 @@ static bool plan_grow(conv_plan *plan)
     const size_t record_bytes = sizeof *plan->records;
     if (plan->header.n_records < plan->record_capacity) return true;
     const size_t more = ern_max_size(256, 2 * plan->record_capacity);
-    ern_record *grown = ern_resize(plan->allocator, plan->records, plan->record_capacity * record_bytes,
-                                   more * record_bytes);
+    ern_record *grown = ern_resize(plan->allocator, plan->records,
+                                   plan->record_capacity * record_bytes, more * record_bytes);
     if (!grown) return false;
     plan->records = grown;
     plan->record_capacity = more;
     return true;
 }
 
-ERN_FN ernie_status conv_plan_add(conv_plan *plan, const ern_record *record, const conv_types *types,
-                                  ernie_error *error)
+ERN_FN ernie_status conv_plan_add(conv_plan *plan, const ern_record *record,
+                                  const conv_types *types, ernie_error *error)
 {
     ern_record planned = *record;
     if (!ern_kind_is_f32(record->kind)) planned.type = types->of[plan_class(record->kind)];
@@ -112,7 +113,8 @@ static void plan_set_expert_size(ern_header *header, const ern_record *records)
 {
     uint64_t largest = 0;
     for (uint32_t i = 0; i < header->n_records; i++)
-        if (records[i].kind == ERN_EXPERT && records[i].n_bytes > largest) largest = records[i].n_bytes;
+        if (records[i].kind == ERN_EXPERT && records[i].n_bytes > largest)
+            largest = records[i].n_bytes;
     header->expert_align = largest > PLAN_LARGE_EXPERT ? PLAN_ALIGN_LARGE : PLAN_ALIGN_SMALL;
     header->expert_bytes = ern_round_up_u64(largest, header->expert_align);
 }
@@ -142,12 +144,14 @@ ERN_FN void conv_plan_place(conv_plan *plan, const uint64_t section_bytes[ERN_N_
         plan->records[i].offset = at;
         at += ern_round_up_u64(plan->records[i].n_bytes, 64);
     }
-    header->section[ERN_SECTION_RESIDENT] = (ern_section){ .offset = resident, .n_bytes = at - resident };
+    header->section[ERN_SECTION_RESIDENT] =
+        (ern_section){ .offset = resident, .n_bytes = at - resident };
     const uint64_t experts_bytes = (header->n_records - i) * header->expert_bytes;
-    plan_place_section(&header->section[ERN_SECTION_EXPERTS], experts_bytes, header->expert_align, &at);
+    plan_place_section(&header->section[ERN_SECTION_EXPERTS], experts_bytes, header->expert_align,
+                       &at);
     for (uint32_t k = i; k < header->n_records; k++)
-        plan->records[k].offset = header->section[ERN_SECTION_EXPERTS].offset
-                                  + (k - i) * header->expert_bytes;
+        plan->records[k].offset =
+            header->section[ERN_SECTION_EXPERTS].offset + (k - i) * header->expert_bytes;
     header->file_bytes = at;
 }
 
@@ -162,7 +166,8 @@ ERN_FN conv_unit conv_unit_at(const ern_record *record, uint32_t i)
 {
     const uint32_t n_first = ern_n_groups(record->n_rows);
     const bool second = i >= n_first;
-    const uint32_t group = second ? i - n_first : i, n_rows = second ? record->n_rows2 : record->n_rows;
+    const uint32_t group = second ? i - n_first : i,
+                   n_rows = second ? record->n_rows2 : record->n_rows;
     conv_unit unit = { .matrix = second,
                        .type = second ? record->type2 : record->type,
                        .n_cols = second ? record->n_cols2 : record->n_cols,
@@ -170,7 +175,7 @@ ERN_FN conv_unit conv_unit_at(const ern_record *record, uint32_t i)
     const uint64_t group_bytes = ern_group_bytes(unit.type, unit.n_cols);
     unit.n_rows = (uint32_t)ern_min_size(ERN_GROUP_ROWS, n_rows - unit.first_row);
     unit.offset = (second ? ern_expert_down_offset(record) : 0) + group * group_bytes;
-    unit.n_bytes = unit.type <= ERN_BF16 ? unit.n_rows * ern_row_bytes(unit.type, unit.n_cols)
-                                         : group_bytes;
+    unit.n_bytes =
+        unit.type <= ERN_BF16 ? unit.n_rows * ern_row_bytes(unit.type, unit.n_cols) : group_bytes;
     return unit;
 }

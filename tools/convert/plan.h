@@ -28,7 +28,7 @@ ERN_FN ernie_status conv_types_find(const conv_types **types, const char *name, 
 
 typedef struct conv_plan {
     const ernie_allocator *allocator;
-    ern_header header; /* all but checksums once placed */
+    ern_header header;   /* all but checksums once placed */
     ern_record *records; /* [record_capacity], header.n_records in use */
     size_t record_capacity;
 } conv_plan;
@@ -38,8 +38,8 @@ ERN_FN ernie_status conv_plan_begin(conv_plan *plan, const ern_hparams *hparams,
                                     const char *architecture, const char *name,
                                     const ernie_allocator *allocator, ernie_error *error);
 /* Append a record that ern_layout_next gave; sets its types and bytes. */
-ERN_FN ernie_status conv_plan_add(conv_plan *plan, const ern_record *record, const conv_types *types,
-                                  ernie_error *error);
+ERN_FN ernie_status conv_plan_add(conv_plan *plan, const ern_record *record,
+                                  const conv_types *types, ernie_error *error);
 /* After the last record: decide every offset. section_bytes: of tokenizer, chat and generation, at
  * their ERN_SECTION numbers. */
 ERN_FN void conv_plan_place(conv_plan *plan, const uint64_t section_bytes[ERN_N_SECTIONS]);

@@ -38,11 +38,11 @@ static const struct {
     const char *name;
     uint32_t n_bytes, dtype;
 } st_dtypes[] = {
-    { "F32", 4, CONV_F32 },   { "F16", 2, CONV_F16 },      { "BF16", 2, CONV_BF16 },
+    { "F32", 4, CONV_F32 },   { "F16", 2, CONV_F16 },       { "BF16", 2, CONV_BF16 },
     { "F64", 8, CONV_OTHER }, { "F8_E4M3", 1, CONV_OTHER }, { "F8_E5M2", 1, CONV_OTHER },
-    { "I64", 8, CONV_OTHER }, { "I32", 4, CONV_OTHER },    { "I16", 2, CONV_OTHER },
-    { "I8", 1, CONV_OTHER },  { "U64", 8, CONV_OTHER },    { "U32", 4, CONV_OTHER },
-    { "U16", 2, CONV_OTHER }, { "U8", 1, CONV_OTHER },     { "BOOL", 1, CONV_OTHER },
+    { "I64", 8, CONV_OTHER }, { "I32", 4, CONV_OTHER },     { "I16", 2, CONV_OTHER },
+    { "I8", 1, CONV_OTHER },  { "U64", 8, CONV_OTHER },     { "U32", 4, CONV_OTHER },
+    { "U16", 2, CONV_OTHER }, { "U8", 1, CONV_OTHER },      { "BOOL", 1, CONV_OTHER },
 };
 
 /* Bytes of one value; 0 when the name is unknown. */
@@ -91,22 +91,22 @@ static ernie_status st_read_entry(conv_tensor *tensor, const char *shard, const 
     const json_t *offsets = json_object_get(entry, "data_offsets");
     const uint32_t value_bytes = st_read_dtype(json_object_get(entry, "dtype"), tensor);
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
-    ERN_FAIL_IF(value_bytes == 0, error, ERNIE_FORMAT, "%s: tensor \"%.128s\": unknown dtype \"%.16s\"",
-                shard, name, dtype ? dtype : "");
+    ERN_FAIL_IF(value_bytes == 0, error, ERNIE_FORMAT,
+                "%s: tensor \"%.128s\": unknown dtype \"%.16s\"", shard, name, dtype ? dtype : "");
     ERN_FAIL_IF(!st_read_shape(json_object_get(entry, "shape"), tensor), error, ERNIE_FORMAT,
                 "%s: tensor \"%.128s\": its shape is not a list of up to %u sizes", shard, name,
                 CONV_DIMS_MAX);
     ERN_FAIL_IF(json_array_size(offsets) != 2 || !st_read_size(json_array_get(offsets, 0), &begin)
                     || !st_read_size(json_array_get(offsets, 1), &end) || begin > end,
-                error, ERNIE_FORMAT, "%s: tensor \"%.128s\": data_offsets are not two ascending numbers",
-                shard, name);
+                error, ERNIE_FORMAT,
+                "%s: tensor \"%.128s\": data_offsets are not two ascending numbers", shard, name);
     ERN_FAIL_IF(!st_shape_bytes(tensor, value_bytes, &needed) || needed != end - begin, error,
                 ERNIE_FORMAT, "%s: tensor \"%.96s\": %s of %s does not fill its %llu bytes", shard,
                 name, conv_shape_text(tensor->dims, tensor->n_dims, shape), tensor->dtype_name,
                 (unsigned long long)(end - begin));
     ERN_FAIL_IF(end > data_bytes, error, ERNIE_FORMAT,
-                "%s: is truncated: tensor \"%.96s\" ends at data byte %llu, the file has %llu", shard,
-                name, (unsigned long long)end, (unsigned long long)data_bytes);
+                "%s: is truncated: tensor \"%.96s\" ends at data byte %llu, the file has %llu",
+                shard, name, (unsigned long long)end, (unsigned long long)data_bytes);
     tensor->offset = begin;
     tensor->n_bytes = end - begin;
     return ERNIE_OK;
@@ -118,13 +118,14 @@ static ernie_status st_add_entry(conv_tensors *tensors, uint32_t shard, const ch
 {
     conv_tensor tensor = { .shard = shard };
     ERN_FAIL_IF(strlen(name) > ST_NAME_BYTES_MAX || tensors->n == CONV_TENSORS_MAX, error,
-                ERNIE_FORMAT, "%s: tensor \"%.64s\": name longer than %u bytes, or more than %u tensors",
+                ERNIE_FORMAT,
+                "%s: tensor \"%.64s\": name longer than %u bytes, or more than %u tensors",
                 shard_name, name, ST_NAME_BYTES_MAX, CONV_TENSORS_MAX);
     const ernie_status status = st_read_entry(&tensor, shard_name, name, entry, data_bytes, error);
     if (status != ERNIE_OK) return status;
     void *items = tensors->items;
-    const bool grown = st_grow(tensors->allocator, &items, tensors->n, &tensors->capacity,
-                               sizeof tensor);
+    const bool grown =
+        st_grow(tensors->allocator, &items, tensors->n, &tensors->capacity, sizeof tensor);
     tensors->items = items;
     if (grown) tensor.name = st_copy_text(tensors->allocator, name);
     ERN_FAIL_IF(!tensor.name, error, ERNIE_NO_MEMORY, "no memory for the list of tensors");
@@ -195,15 +196,16 @@ static ernie_status st_read_shard(conv_tensors *tensors, uint32_t i, ernie_error
     ERN_FAIL_IF(shard->file.n_bytes < sizeof length, error, ERNIE_FORMAT,
                 "%s: is truncated: %llu bytes hold no safetensors header", shard->name,
                 (unsigned long long)shard->file.n_bytes);
-    ernie_status status = conv_file_read(&shard->file, shard->name, 0, length, sizeof length, error);
+    ernie_status status =
+        conv_file_read(&shard->file, shard->name, 0, length, sizeof length, error);
     if (status != ERNIE_OK) return status;
     for (unsigned k = 0; k < 8; k++) n |= (uint64_t)length[k] << (8 * k);
     ERN_FAIL_IF(n > CONV_HEADER_BYTES_MAX, error, ERNIE_FORMAT,
                 "%s: says its header has %llu bytes, at most %llu are accepted", shard->name,
                 (unsigned long long)n, (unsigned long long)CONV_HEADER_BYTES_MAX);
     ERN_FAIL_IF(n > shard->file.n_bytes - sizeof length, error, ERNIE_FORMAT,
-                "%s: is truncated: its header of %llu bytes does not fit the file's %llu", shard->name,
-                (unsigned long long)n, (unsigned long long)shard->file.n_bytes);
+                "%s: is truncated: its header of %llu bytes does not fit the file's %llu",
+                shard->name, (unsigned long long)n, (unsigned long long)shard->file.n_bytes);
 
     const uint64_t data_offset = sizeof length + n;
     unsigned char *header = ern_alloc(tensors->allocator, (size_t)n + 1);
@@ -222,8 +224,8 @@ static ernie_status st_add_shard(conv_tensors *tensors, const char *dir, const c
 {
     conv_path path;
     conv_shard shard = { .name = NULL };
-    ERN_FAIL_IF(strpbrk(name, "/\\") != NULL || name[0] == '.' || name[0] == '\0', error, ERNIE_FORMAT,
-                "shard \"%.128s\": is not the name of a file in the directory", name);
+    ERN_FAIL_IF(strpbrk(name, "/\\") != NULL || name[0] == '.' || name[0] == '\0', error,
+                ERNIE_FORMAT, "shard \"%.128s\": is not the name of a file in the directory", name);
     ERN_FAIL_IF(tensors->n_shards == CONV_SHARDS_MAX, error, ERNIE_FORMAT,
                 "%s: the checkpoint has more than %u shards", dir, CONV_SHARDS_MAX);
     void *shards = tensors->shards;
@@ -237,8 +239,8 @@ static ernie_status st_add_shard(conv_tensors *tensors, const char *dir, const c
     const uint32_t i = (uint32_t)(tensors->n_shards - 1);
     ernie_status status = conv_path_join(&path, dir, name, error);
     if (status != ERNIE_OK) return status;
-    ERN_FAIL_IF(!conv_file_exists(path.text), error, ERNIE_IO, "%s: shard \"%.128s\" is missing", dir,
-                name);
+    ERN_FAIL_IF(!conv_file_exists(path.text), error, ERNIE_IO, "%s: shard \"%.128s\" is missing",
+                dir, name);
     status = conv_file_open(&tensors->shards[i].file, path.text, error);
     return status == ERNIE_OK ? st_read_shard(tensors, i, error) : status;
 }
@@ -261,7 +263,8 @@ static ernie_status st_open_indexed(conv_tensors *tensors, const char *dir, cons
     uint32_t last = 0;                          /* neighbours usually share a shard */
     ERN_FAIL_IF(!json_is_object(map) || json_object_size(map) == 0, error, ERNIE_FORMAT,
                 "%s: has no weight_map", st_index_name);
-    for (void *walk = json_object_iter(entries); walk; walk = json_object_iter_next(entries, walk)) {
+    for (void *walk = json_object_iter(entries); walk;
+         walk = json_object_iter_next(entries, walk)) {
         const char *shard = json_string_value(json_object_iter_value(walk));
         ERN_FAIL_IF(!shard, error, ERNIE_FORMAT, "%s: the shard of \"%.128s\" is not a string",
                     st_index_name, json_object_iter_key(walk));
@@ -275,10 +278,12 @@ static ernie_status st_open_indexed(conv_tensors *tensors, const char *dir, cons
 }
 
 /* Every tensor of the index must be in the shard where the index puts it. */
-static ernie_status st_check_index(const conv_tensors *tensors, const json_t *map, ernie_error *error)
+static ernie_status st_check_index(const conv_tensors *tensors, const json_t *map,
+                                   ernie_error *error)
 {
     json_t *entries = (json_t *)(uintptr_t)map;
-    for (void *walk = json_object_iter(entries); walk; walk = json_object_iter_next(entries, walk)) {
+    for (void *walk = json_object_iter(entries); walk;
+         walk = json_object_iter_next(entries, walk)) {
         const char *name = json_object_iter_key(walk);
         const char *shard = json_string_value(json_object_iter_value(walk));
         const conv_tensor *tensor = conv_tensors_find(tensors, name);
@@ -306,14 +311,16 @@ static ernie_status st_open_all(conv_tensors *tensors, const char *dir, ernie_er
     const char *name = (const char *)names.data;
     for (size_t i = 0; i < n && status == ERNIE_OK; i++, name += strlen(name) + 1) {
         if (st_shard_number(name, &number, &count) && number != ++expected)
-            status = ern_error_set(error, ERNIE_IO, "%s: shard %u of %u is missing before \"%.96s\"",
-                                   dir, expected, count, name);
+            status =
+                ern_error_set(error, ERNIE_IO, "%s: shard %u of %u is missing before \"%.96s\"",
+                              dir, expected, count, name);
         else
             status = st_add_shard(tensors, dir, name, error);
         if (status == ERNIE_OK && i + 1 == n && st_shard_number(name, &number, &count)
             && number != count)
-            status = ern_error_set(error, ERNIE_IO, "%s: shards %u to %u are missing after \"%.96s\"",
-                                   dir, number + 1, count, name);
+            status =
+                ern_error_set(error, ERNIE_IO, "%s: shards %u to %u are missing after \"%.96s\"",
+                              dir, number + 1, count, name);
     }
     conv_bytes_free(&names);
     if (status == ERNIE_OK && n == 0)
@@ -395,8 +402,8 @@ ERN_FN conv_tensor *conv_tensors_find(const conv_tensors *tensors, const char *n
     const conv_tensor key = { .name = (char *)(uintptr_t)name };
     const conv_tensor *wanted = &key;
     if (!tensors->sorted) return NULL;
-    const conv_tensor **found = bsearch(&wanted, tensors->sorted, tensors->n, sizeof *tensors->sorted,
-                                        st_compare_names);
+    const conv_tensor **found =
+        bsearch(&wanted, tensors->sorted, tensors->n, sizeof *tensors->sorted, st_compare_names);
     return found ? &tensors->items[*found - tensors->items] : NULL;
 }
 
@@ -404,7 +411,8 @@ ERN_FN const char *conv_shape_text(const uint64_t *dims, uint32_t n_dims, char t
 {
     int n = snprintf(text, 128, "[");
     for (uint32_t i = 0; i < n_dims && n < 100; i++)
-        n += snprintf(text + n, 128 - (size_t)n, "%s%llu", i ? ", " : "", (unsigned long long)dims[i]);
+        n += snprintf(text + n, 128 - (size_t)n, "%s%llu", i ? ", " : "",
+                      (unsigned long long)dims[i]);
     if (n < 127) snprintf(text + n, 128 - (size_t)n, "]");
     return text;
 }

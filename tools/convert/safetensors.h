@@ -5,10 +5,10 @@
 
 #include "file.h"
 
-#define CONV_DIMS_MAX 8u
+#define CONV_DIMS_MAX         8u
 #define CONV_HEADER_BYTES_MAX ((uint64_t)16 << 20)
-#define CONV_SHARDS_MAX 4096u
-#define CONV_TENSORS_MAX (1u << 22)
+#define CONV_SHARDS_MAX       4096u
+#define CONV_TENSORS_MAX      (1u << 22)
 
 typedef enum conv_dtype {
     CONV_F32 = 0,

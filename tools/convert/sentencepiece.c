@@ -4,7 +4,12 @@
 
 enum { SP_VARINT = 0, SP_FIXED64 = 1, SP_BYTES = 2, SP_FIXED32 = 5 };
 
-enum { SP_MODEL_PIECE = 1, SP_MODEL_TRAINER = 2, SP_MODEL_NORMALIZER = 3, SP_MODEL_DENORMALIZER = 5 };
+enum {
+    SP_MODEL_PIECE = 1,
+    SP_MODEL_TRAINER = 2,
+    SP_MODEL_NORMALIZER = 3,
+    SP_MODEL_DENORMALIZER = 5
+};
 enum { SP_PIECE_TEXT = 1, SP_PIECE_SCORE = 2, SP_PIECE_TYPE = 3 };
 enum { SP_TRAINER_TYPE = 3, SP_TRAINER_SUFFIX = 24, SP_TRAINER_BYTES = 35 };
 enum { SP_NORMAL_CHARSMAP = 2, SP_NORMAL_PREFIX = 3, SP_NORMAL_SPACES = 4, SP_NORMAL_ESCAPE = 5 };
@@ -93,7 +98,8 @@ static sp_reader sp_inside(const sp_reader *reader, const sp_field *field)
 
 static ernie_status sp_expect(const sp_reader *reader, const sp_field *field, uint32_t wire)
 {
-    return field->wire == wire ? ERNIE_OK : sp_bad(reader, "a field of the wrong protobuf type ends");
+    return field->wire == wire ? ERNIE_OK
+                               : sp_bad(reader, "a field of the wrong protobuf type ends");
 }
 
 /* ---- Vocabulary ------------------------------------------------------------------------------ */
@@ -120,8 +126,8 @@ static bool sp_vocab_reserve(conv_vocab *vocab, size_t n)
 {
     if (n <= vocab->capacity) return true;
     const size_t more = ern_max_size(ern_max_size(n, 1024), vocab->capacity + vocab->capacity / 2);
-    conv_piece *grown = ern_resize(vocab->allocator, vocab->pieces,
-                                   vocab->capacity * sizeof *grown, more * sizeof *grown);
+    conv_piece *grown = ern_resize(vocab->allocator, vocab->pieces, vocab->capacity * sizeof *grown,
+                                   more * sizeof *grown);
     if (!grown) return false;
     vocab->pieces = grown;
     vocab->capacity = more;
@@ -153,10 +159,11 @@ ERN_FN bool conv_vocab_write(const conv_vocab *vocab, conv_bytes *section)
         const unsigned char type = piece->type ? (unsigned char)piece->type : ERN_TOKEN_UNUSED;
         const int n_unused = snprintf(unused, sizeof unused, "<|unused:%zu|>", i);
         if (piece->type == ERN_TOKEN_UNKNOWN) head.unk_id = (int32_t)i;
-        fits = conv_bytes_add(section, &piece->score, sizeof piece->score)
-               && conv_bytes_add(&offsets, &offset, sizeof offset) && conv_bytes_add(&types, &type, 1)
-               && (piece->type ? conv_bytes_add(&text, vocab->text.data + piece->text, piece->n_text)
-                               : conv_bytes_add(&text, unused, (size_t)n_unused));
+        fits =
+            conv_bytes_add(section, &piece->score, sizeof piece->score)
+            && conv_bytes_add(&offsets, &offset, sizeof offset) && conv_bytes_add(&types, &type, 1)
+            && (piece->type ? conv_bytes_add(&text, vocab->text.data + piece->text, piece->n_text)
+                            : conv_bytes_add(&text, unused, (size_t)n_unused));
     }
     head.text_bytes = (uint32_t)text.n;
     fits = fits && conv_bytes_add(section, offsets.data, offsets.n)
@@ -203,7 +210,8 @@ static ernie_status sp_read_piece_field(sp_reader *reader, const sp_field *field
     }
 }
 
-static ernie_status sp_read_piece(const sp_reader *outer, const sp_field *message, conv_vocab *vocab)
+static ernie_status sp_read_piece(const sp_reader *outer, const sp_field *message,
+                                  conv_vocab *vocab)
 {
     sp_field field;
     const char *text = NULL;
@@ -216,7 +224,8 @@ static ernie_status sp_read_piece(const sp_reader *outer, const sp_field *messag
     }
     if (!text) return sp_bad(&reader, "a piece without text ends");
     ERN_FAIL_IF(!conv_vocab_set(vocab, vocab->n, text, piece.n_text, piece.score, piece.type),
-                reader.error, ERNIE_NO_MEMORY, "%s: no memory for %zu pieces", reader.name, vocab->n);
+                reader.error, ERNIE_NO_MEMORY, "%s: no memory for %zu pieces", reader.name,
+                vocab->n);
     return ERNIE_OK;
 }
 
@@ -227,7 +236,8 @@ typedef struct sp_specs {
     bool decoding_map;
 } sp_specs;
 
-static ernie_status sp_read_trainer(const sp_reader *outer, const sp_field *message, sp_specs *specs)
+static ernie_status sp_read_trainer(const sp_reader *outer, const sp_field *message,
+                                    sp_specs *specs)
 {
     sp_field field;
     sp_reader reader = sp_inside(outer, message);
@@ -252,7 +262,8 @@ static ernie_status sp_read_charsmap(sp_reader *reader, const sp_field *field, c
     if (field->n > SP_CHARSMAP_MAX) return sp_bad(reader, "a charsmap of more than 16 MiB ends");
     vocab->charsmap.n = 0;
     ERN_FAIL_IF(!conv_bytes_add(&vocab->charsmap, field->data, field->n), reader->error,
-                ERNIE_NO_MEMORY, "%s: no memory for a charsmap of %zu bytes", reader->name, field->n);
+                ERNIE_NO_MEMORY, "%s: no memory for a charsmap of %zu bytes", reader->name,
+                field->n);
     return ERNIE_OK;
 }
 
@@ -322,7 +333,8 @@ ERN_FN ernie_status conv_sentencepiece_read(conv_vocab *vocab, const unsigned ch
                        .escape_spaces = true };
     while (reader.at < reader.end) {
         ernie_status status = sp_next(&reader, &field);
-        if (status == ERNIE_OK && field.number >= SP_MODEL_PIECE && field.number <= SP_MODEL_NORMALIZER)
+        if (status == ERNIE_OK && field.number >= SP_MODEL_PIECE
+            && field.number <= SP_MODEL_NORMALIZER)
             status = sp_expect(&reader, &field, SP_BYTES);
         if (status == ERNIE_OK && field.number == SP_MODEL_PIECE) {
             ERN_FAIL_IF(vocab->n == n_max, error, ERNIE_FORMAT,

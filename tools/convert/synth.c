@@ -8,7 +8,14 @@
 
 #define SYNTH_TEMPLATE_BYTES ((size_t)4 << 20)
 
-enum { SYNTH_W8 = 0, SYNTH_W4 = 1, SYNTH_F32 = 2, SYNTH_F16 = 3, SYNTH_BF16 = 4, SYNTH_N_TEMPLATES = 5 };
+enum {
+    SYNTH_W8 = 0,
+    SYNTH_W4 = 1,
+    SYNTH_F32 = 2,
+    SYNTH_F16 = 3,
+    SYNTH_BF16 = 4,
+    SYNTH_N_TEMPLATES = 5
+};
 
 /* ---- Shapes -------------------------------------------------------------------------------- */
 
@@ -35,30 +42,31 @@ static ernie_status synth_find_shape(ern_hparams *hparams, const char *name, uin
         if (strcmp(name, synth_shapes[i].name) == 0) s = &synth_shapes[i];
     ERN_FAIL_IF(!s, error, ERNIE_INVALID, "shape \"%.32s\" is unknown: 0.3b, 21b, 300b or demo",
                 name ? name : "");
-    ERN_FAIL_IF(n_layers > ERN_LAYERS_MAX, error, ERNIE_INVALID, "%u layers, at most %u are possible",
-                (unsigned)n_layers, ERN_LAYERS_MAX);
+    ERN_FAIL_IF(n_layers > ERN_LAYERS_MAX, error, ERNIE_INVALID,
+                "%u layers, at most %u are possible", (unsigned)n_layers, ERN_LAYERS_MAX);
     if (n_layers == 0) n_layers = s->n_layers;
-    *hparams = (ern_hparams){ .n_layers = n_layers,
-                              .hidden_size = s->hidden_size,
-                              .n_heads = s->n_heads,
-                              .n_kv_heads = s->n_kv_heads,
-                              .head_dim = s->head_dim,
-                              .intermediate_size = s->intermediate_size,
-                              .vocab_size = s->vocab_size,
-                              .context_max = s->context_max,
-                              .n_experts = s->n_experts,
-                              .moe_k = s->moe_k,
-                              .moe_intermediate_size = s->moe_intermediate_size,
-                              .n_shared_experts = s->n_shared_experts,
-                              .shared_intermediate_size = s->n_shared_experts * s->moe_intermediate_size,
-                              .n_mtp_layers = s->n_mtp_layers,
-                              .tied = s->tied,
-                              .bos_id = 1,
-                              .eos_id = 2,
-                              .pad_id = 0,
-                              .rms_norm_eps = 1e-5f,
-                              .moe_norm_min = 1e-12f,
-                              .rope_theta = 500000.0 };
+    *hparams =
+        (ern_hparams){ .n_layers = n_layers,
+                       .hidden_size = s->hidden_size,
+                       .n_heads = s->n_heads,
+                       .n_kv_heads = s->n_kv_heads,
+                       .head_dim = s->head_dim,
+                       .intermediate_size = s->intermediate_size,
+                       .vocab_size = s->vocab_size,
+                       .context_max = s->context_max,
+                       .n_experts = s->n_experts,
+                       .moe_k = s->moe_k,
+                       .moe_intermediate_size = s->moe_intermediate_size,
+                       .n_shared_experts = s->n_shared_experts,
+                       .shared_intermediate_size = s->n_shared_experts * s->moe_intermediate_size,
+                       .n_mtp_layers = s->n_mtp_layers,
+                       .tied = s->tied,
+                       .bos_id = 1,
+                       .eos_id = 2,
+                       .pad_id = 0,
+                       .rms_norm_eps = 1e-5f,
+                       .moe_norm_min = 1e-12f,
+                       .rope_theta = 500000.0 };
     if (s->n_experts == 0) return ERNIE_OK;
     /* However few layers are asked for, the last one is a mixture. */
     hparams->moe_layer_start = s->moe_layer_start < n_layers ? s->moe_layer_start : n_layers - 1;
@@ -90,7 +98,8 @@ static uint64_t synth_random(uint64_t *state)
 static void synth_fill_templates(unsigned char *templates, uint64_t seed)
 {
     uint64_t *words = (uint64_t *)(void *)templates;
-    for (size_t i = 0; i < SYNTH_N_TEMPLATES * SYNTH_TEMPLATE_BYTES / 8; i++) words[i] = synth_random(&seed);
+    for (size_t i = 0; i < SYNTH_N_TEMPLATES * SYNTH_TEMPLATE_BYTES / 8; i++)
+        words[i] = synth_random(&seed);
     unsigned char *w8 = templates + SYNTH_W8 * SYNTH_TEMPLATE_BYTES;
     for (size_t i = 0; i < SYNTH_TEMPLATE_BYTES; i++)
         if (w8[i] == 0x80) w8[i] = 0x81;
@@ -115,8 +124,8 @@ static const unsigned char *synth_take(const synth_state *state, unsigned which,
 
 /* ---- Units --------------------------------------------------------------------------------- */
 
-static void synth_copy(const synth_state *state, unsigned which, uint64_t *random, unsigned char *dst,
-                       size_t n)
+static void synth_copy(const synth_state *state, unsigned which, uint64_t *random,
+                       unsigned char *dst, size_t n)
 {
     for (size_t done = 0; done < n;) {
         const size_t piece = ern_min_size(n - done, SYNTH_TEMPLATE_BYTES / 2);
@@ -129,8 +138,8 @@ static void synth_make_group(const synth_state *state, const conv_unit *unit, ui
                              unsigned char *dst)
 {
     const size_t scale_bytes = (size_t)ern_n_blocks(unit->n_cols) * ERN_GROUP_ROWS;
-    const size_t tables = ERN_GROUP_ROWS * sizeof(float)
-                          + ern_group_scale_bytes(ern_n_blocks(unit->n_cols));
+    const size_t tables =
+        ERN_GROUP_ROWS * sizeof(float) + ern_group_scale_bytes(ern_n_blocks(unit->n_cols));
     const bool w8 = unit->type == ERN_W8;
     const float code_rms = w8 ? 73.3f : 33.0f, scale_mean = 127.5f;
     const float row_scale = 1.0f / (sqrtf((float)unit->n_cols) * code_rms * scale_mean);
@@ -139,7 +148,8 @@ static void synth_make_group(const synth_state *state, const conv_unit *unit, ui
     unsigned char *scales = dst + ERN_GROUP_ROWS * sizeof row_scale;
     synth_copy(state, SYNTH_W4, random, scales, scale_bytes);
     for (size_t i = 0; i < scale_bytes; i++) scales[i] = (unsigned char)(112 + (scales[i] & 31));
-    synth_copy(state, w8 ? SYNTH_W8 : SYNTH_W4, random, dst + tables, (size_t)unit->n_bytes - tables);
+    synth_copy(state, w8 ? SYNTH_W8 : SYNTH_W4, random, dst + tables,
+               (size_t)unit->n_bytes - tables);
 }
 
 /* Words from a float template, whose mean square is 1.46, their exponents moved to 1 / sqrt(n_cols). */
@@ -167,12 +177,14 @@ static ernie_status synth_make(void *user, unsigned worker, uint32_t i, const co
     (void)worker, (void)error;
     const synth_state *state = user;
     const unsigned kind = state->plan.records[i].kind;
-    uint64_t random = state->options.seed ^ (uint64_t)i << 40 ^ (uint64_t)unit->matrix << 39 ^ unit->first_row;
+    uint64_t random =
+        state->options.seed ^ (uint64_t)i << 40 ^ (uint64_t)unit->matrix << 39 ^ unit->first_row;
     if (unit->type > ERN_BF16) {
         synth_make_group(state, unit, &random, dst);
     } else if (ern_kind_is_f32(kind) && kind != ERN_ROUTER) {
         const float value = kind == ERN_ROUTER_BIAS ? 0.0f : 1.0f;
-        for (uint32_t k = 0; k < unit->n_cols; k++) memcpy(dst + k * sizeof value, &value, sizeof value);
+        for (uint32_t k = 0; k < unit->n_cols; k++)
+            memcpy(dst + k * sizeof value, &value, sizeof value);
     } else {
         synth_make_floats(state, unit, &random, dst);
     }
@@ -201,7 +213,8 @@ static void synth_word(size_t i, char word[8])
 static bool synth_fill_vocab(conv_vocab *vocab, uint32_t vocab_size)
 {
     char text[16];
-    bool fits = synth_add(vocab, "<unk>", ERN_TOKEN_UNKNOWN) && synth_add(vocab, "<s>", ERN_TOKEN_CONTROL)
+    bool fits = synth_add(vocab, "<unk>", ERN_TOKEN_UNKNOWN)
+                && synth_add(vocab, "<s>", ERN_TOKEN_CONTROL)
                 && synth_add(vocab, "</s>", ERN_TOKEN_CONTROL);
     for (char digit = '0'; digit <= '9' && fits; digit++) {
         snprintf(text, sizeof text, "%c", digit);
@@ -225,7 +238,8 @@ static bool synth_fill_vocab(conv_vocab *vocab, uint32_t vocab_size)
     return fits;
 }
 
-static ernie_status synth_write_text(synth_state *state, const ern_hparams *hparams, ernie_error *error)
+static ernie_status synth_write_text(synth_state *state, const ern_hparams *hparams,
+                                     ernie_error *error)
 {
     enum { SYNTH_BEGIN_ID = 269, SYNTH_END_ID = 270 };
     conv_vocab vocab;
@@ -261,7 +275,8 @@ static ernie_status synth_plan(synth_state *state, uint64_t *n_total, ernie_erro
     const conv_types *types;
     const ern_synth_options *options = &state->options;
     ernie_status status = conv_types_find(&types, options->type, error);
-    if (status == ERNIE_OK) status = synth_find_shape(&hparams, options->shape, options->n_layers, error);
+    if (status == ERNIE_OK)
+        status = synth_find_shape(&hparams, options->shape, options->n_layers, error);
     if (status != ERNIE_OK) return status;
     snprintf(name, sizeof name, "synth-%s", options->shape);
     const char *architecture = hparams.n_experts ? "ernie4_5_moe" : "ernie4_5";
@@ -306,7 +321,8 @@ ERN_FN ernie_status ern_synth(const char *out_path, const ern_synth_options *opt
 {
     synth_state state;
     memset(&state, 0, sizeof state);
-    ERN_FAIL_IF(!out_path || !options, error, ERNIE_INVALID, "the output path and the shape are needed");
+    ERN_FAIL_IF(!out_path || !options, error, ERNIE_INVALID,
+                "the output path and the shape are needed");
     state.options = *options;
     if (!state.options.allocator) state.options.allocator = ern_allocator_default();
     const ernie_allocator *allocator = state.options.allocator;

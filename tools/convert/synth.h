@@ -6,11 +6,11 @@
 #include "../../src/ern.h"
 
 typedef struct ern_synth_options {
-    const char *shape;   /* "0.3b", "21b", "300b", "demo" */
-    uint32_t n_layers;   /* 0: as the shape has them */
-    const char *type;    /* as ern_convert_options.type; NULL: "w4" */
-    uint64_t seed;       /* same seed, same file */
-    unsigned n_threads;  /* 0: one per core that this process may use */
+    const char *shape;          /* "0.3b", "21b", "300b", "demo" */
+    uint32_t n_layers;          /* 0: as the shape has them */
+    const char *type;           /* as ern_convert_options.type; NULL: "w4" */
+    uint64_t seed;              /* same seed, same file */
+    unsigned n_threads;         /* 0: one per core that this process may use */
     ernie_progress_fn progress; /* in bytes of the file; NULL: none */
     void *progress_user;
     const ernie_cancel *cancel;       /* NULL: never */

@@ -5,7 +5,7 @@
 #include "json.h"
 #include "sentencepiece.h"
 
-#define TF_MODEL_BYTES_MAX ((uint64_t)64 << 20)
+#define TF_MODEL_BYTES_MAX    ((uint64_t)64 << 20)
 #define TF_TEMPLATE_BYTES_MAX ((uint64_t)1 << 20)
 
 static const char tf_config_file[] = "tokenizer_config.json";
@@ -52,8 +52,8 @@ static bool tf_is_one_character(const char *text, size_t n)
 
 /* A token that a JSON file gives an id. Where tokenizer.model has that id, both must agree; a longer
  * piece that the files call special is one that texts are split at, not one that merges. */
-static ernie_status tf_add_token(tf_load *load, const char *file, const char *text, size_t n, long long id,
-                                 bool special)
+static ernie_status tf_add_token(tf_load *load, const char *file, const char *text, size_t n,
+                                 long long id, bool special)
 {
     conv_vocab *vocab = &load->vocab;
     ERN_FAIL_IF(id < 0 || id >= (long long)load->vocab_size, load->error, ERNIE_FORMAT,
@@ -63,9 +63,11 @@ static ernie_status tf_add_token(tf_load *load, const char *file, const char *te
                 "%s: token %lld has %zu bytes, expected 1 to %u", file, id, n, ERN_TOKEN_TEXT_MAX);
     conv_piece *piece = (size_t)id < vocab->n ? &vocab->pieces[id] : NULL;
     if (piece && piece->type) {
-        const bool same = piece->n_text == n && memcmp(vocab->text.data + piece->text, text, n) == 0;
-        ERN_FAIL_IF(!same, load->error, ERNIE_FORMAT, "%s: id %lld is \"%.64s\", but \"%.*s\" before",
-                    file, id, text, (int)ern_min_size(piece->n_text, 64),
+        const bool same =
+            piece->n_text == n && memcmp(vocab->text.data + piece->text, text, n) == 0;
+        ERN_FAIL_IF(!same, load->error, ERNIE_FORMAT,
+                    "%s: id %lld is \"%.64s\", but \"%.*s\" before", file, id, text,
+                    (int)ern_min_size(piece->n_text, 64),
                     (const char *)vocab->text.data + piece->text);
         if (special && piece->type == ERN_TOKEN_NORMAL && !tf_is_one_character(text, n))
             piece->type = ERN_TOKEN_ADDED;
@@ -80,17 +82,18 @@ static ernie_status tf_add_token(tf_load *load, const char *file, const char *te
 static ernie_status tf_read_added(tf_load *load)
 {
     json_t *root;
-    ernie_status status = conv_json_load(&root, load->dir, tf_added_file, false, load->allocator,
-                                         load->error);
+    ernie_status status =
+        conv_json_load(&root, load->dir, tf_added_file, false, load->allocator, load->error);
     for (void *walk = json_object_iter(root); walk && status == ERNIE_OK;
          walk = json_object_iter_next(root, walk)) {
         const char *text = json_object_iter_key(walk);
         const json_t *id = json_object_iter_value(walk);
         if (json_is_integer(id))
-            status = tf_add_token(load, tf_added_file, text, strlen(text), json_integer_value(id), true);
+            status =
+                tf_add_token(load, tf_added_file, text, strlen(text), json_integer_value(id), true);
         else
-            status = ern_error_set(load->error, ERNIE_FORMAT, "%s: the id of \"%.64s\" is not a number",
-                                   tf_added_file, text);
+            status = ern_error_set(load->error, ERNIE_FORMAT,
+                                   "%s: the id of \"%.64s\" is not a number", tf_added_file, text);
     }
     json_decref(root);
     return status;
@@ -111,11 +114,14 @@ static ernie_status tf_read_decoder(tf_load *load)
     json_t *decoder = json_object_get(load->config, "added_tokens_decoder");
     ERN_FAIL_IF(decoder && !json_is_object(decoder), load->error, ERNIE_FORMAT,
                 "%s: added_tokens_decoder is not an object", tf_config_file);
-    for (void *walk = json_object_iter(decoder); walk; walk = json_object_iter_next(decoder, walk)) {
+    for (void *walk = json_object_iter(decoder); walk;
+         walk = json_object_iter_next(decoder, walk)) {
         const char *key = json_object_iter_key(walk);
-        const json_t *entry = json_object_iter_value(walk), *content = json_object_get(entry, "content");
+        const json_t *entry = json_object_iter_value(walk),
+                     *content = json_object_get(entry, "content");
         ERN_FAIL_IF(!tf_parse_id(key, &id) || !json_is_string(content), load->error, ERNIE_FORMAT,
-                    "%s: added_tokens_decoder[\"%.32s\"] has no id or no content", tf_config_file, key);
+                    "%s: added_tokens_decoder[\"%.32s\"] has no id or no content", tf_config_file,
+                    key);
         const ernie_status status = tf_add_token(load, tf_config_file, json_string_value(content),
                                                  json_string_length(content), id,
                                                  json_is_true(json_object_get(entry, "special")));
@@ -160,8 +166,8 @@ static ernie_status tf_read_template(tf_load *load, conv_bytes *text)
     if (status != ERNIE_OK) return status;
     if (conv_file_exists(path.text))
         return conv_file_load(text, path.text, TF_TEMPLATE_BYTES_MAX, load->error);
-    status = tf_read_template_value(load, tf_config_file, conv_json_get(load->config, "chat_template"),
-                                    text);
+    status = tf_read_template_value(load, tf_config_file,
+                                    conv_json_get(load->config, "chat_template"), text);
     if (status != ERNIE_OK || text->n > 0) return status;
     status = conv_json_load(&root, load->dir, in_json, false, load->allocator, load->error);
     if (status == ERNIE_OK)
@@ -175,9 +181,9 @@ static ernie_status tf_choose_format(const char *given, const conv_bytes *text, 
 {
     static const char *const names[] = { "none", "plain", "thinking" };
     static const char *const turn_ends[] = { NULL, "<|end_of_sentence|>", "<|im_end|>" };
-    const ernie_chat_format recognised = text->n == 0 ? ERNIE_CHAT_NONE
-                                                      : ern_chat_recognise((const char *)text->data,
-                                                                           text->n, turn_end);
+    const ernie_chat_format recognised =
+        text->n == 0 ? ERNIE_CHAT_NONE
+                     : ern_chat_recognise((const char *)text->data, text->n, turn_end);
     *format = (uint32_t)recognised;
     if (!given) {
         if (text->n > 0 && recognised == ERNIE_CHAT_NONE)
@@ -191,8 +197,8 @@ static ernie_status tf_choose_format(const char *given, const conv_bytes *text, 
         *format = i;
         return ERNIE_OK;
     }
-    return ern_error_set(error, ERNIE_INVALID, "chat format \"%.32s\" is unknown: plain, thinking or none",
-                         given);
+    return ern_error_set(error, ERNIE_INVALID,
+                         "chat format \"%.32s\" is unknown: plain, thinking or none", given);
 }
 
 static int32_t tf_find(const ern_tokenizer *tokenizer, const char *text)
@@ -200,8 +206,9 @@ static int32_t tf_find(const ern_tokenizer *tokenizer, const char *text)
     return tokenizer && text ? ern_tokenizer_find(tokenizer, text, strlen(text)) : -1;
 }
 
-static ernie_status tf_write_chat(tf_load *load, conv_text_files *files, const ern_tokenizer *tokenizer,
-                                  const char *chat, const ern_log *log)
+static ernie_status tf_write_chat(tf_load *load, conv_text_files *files,
+                                  const ern_tokenizer *tokenizer, const char *chat,
+                                  const ern_log *log)
 {
     ern_chat_head head = { .begin_id = -1, .turn_end_id = -1 };
     const char *turn_end = NULL;
@@ -211,7 +218,8 @@ static ernie_status tf_write_chat(tf_load *load, conv_text_files *files, const e
         status = tf_choose_format(chat, &text, log, &head.format, &turn_end, load->error);
     if (status != ERNIE_OK) goto done;
 
-    if (head.format == ERNIE_CHAT_PLAIN) head.begin_id = tf_find(tokenizer, "<|begin_of_sentence|>");
+    if (head.format == ERNIE_CHAT_PLAIN)
+        head.begin_id = tf_find(tokenizer, "<|begin_of_sentence|>");
     head.turn_end_id = tf_find(tokenizer, turn_end);
     head.template_bytes = (uint32_t)text.n;
     files->turn_end_id = head.turn_end_id;
@@ -225,7 +233,8 @@ done:
 
 /* ---- The whole ------------------------------------------------------------------------------- */
 
-static ernie_status tf_write_tokenizer(tf_load *load, conv_text_files *files, ern_tokenizer **tokenizer)
+static ernie_status tf_write_tokenizer(tf_load *load, conv_text_files *files,
+                                       ern_tokenizer **tokenizer)
 {
     ERN_FAIL_IF(!conv_vocab_write(&load->vocab, &files->tokenizer), load->error, ERNIE_NO_MEMORY,
                 "no memory for a tokenizer of %zu pieces", load->vocab.n);
@@ -233,9 +242,10 @@ static ernie_status tf_write_tokenizer(tf_load *load, conv_text_files *files, er
                               load->error);
 }
 
-ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir, uint32_t vocab_size,
-                                         const char *chat, const ernie_allocator *allocator,
-                                         const ern_log *log, ernie_error *error)
+ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir,
+                                         uint32_t vocab_size, const char *chat,
+                                         const ernie_allocator *allocator, const ern_log *log,
+                                         ernie_error *error)
 {
     bool found = false;
     ern_tokenizer *tokenizer = NULL;
@@ -244,7 +254,8 @@ ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir
                                 .chat = { .allocator = allocator },
                                 .turn_end_id = -1 };
     conv_vocab_begin(&load.vocab, allocator);
-    ernie_status status = conv_json_load(&load.config, dir, tf_config_file, false, allocator, error);
+    ernie_status status =
+        conv_json_load(&load.config, dir, tf_config_file, false, allocator, error);
     if (status == ERNIE_OK) status = tf_read_model(&load, &found);
     if (status == ERNIE_OK && !found)
         ern_log_write(log, ERNIE_LOG_WARN,
