@@ -73,7 +73,9 @@ static void template_put_literal(template_reader *r, template_slice literal)
         char c = literal.data[i];
         if (c == '\\' && i + 1 < literal.n) {
             c = literal.data[++i];
-            c = c == 'n' ? '\n' : c == 't' ? '\t' : c == 'r' ? '\r' : c;
+            if (c == 'n') c = '\n';
+            if (c == 't') c = '\t';
+            if (c == 'r') c = '\r';
         }
         template_put_text(r, (template_slice){ &c, 1 });
     }
@@ -259,7 +261,7 @@ static void template_read_tag(template_reader *r)
     if (!has_tag) return;
 
     const char kind = tag[1];
-    const char close[3] = { kind == '{' ? '}' : kind, '}', '\0' };
+    const char *close = kind == '{' ? "}}" : kind == '%' ? "%}" : "#}";
     const char *begin = tag + 2 + strips, *stop = template_find_close(begin, r->end, close);
     if (stop == r->end) return; /* never closed */
     const bool strips_after = stop > begin && stop[-1] == '-';

@@ -2,7 +2,8 @@
  * that any ids in any order give valid UTF-8. */
 #include "token_inner.h"
 
-#define DECODE_UNKNOWN " \xe2\x81\x87 " /* U+2047 between spaces, as sentencepiece writes it */
+/* U+2047 between spaces, as sentencepiece writes it. */
+static const char decode_unknown[] = { ' ', '\xe2', '\x81', '\x87', ' ' };
 
 static bool decode_starts_with_space(const char *text, size_t n)
 {
@@ -15,7 +16,8 @@ static size_t decode_piece(const char *text, size_t n, char *bytes)
     size_t n_bytes = 0;
     for (size_t i = 0; i < n;) {
         const bool space = decode_starts_with_space(text + i, n - i);
-        bytes[n_bytes++] = space ? ' ' : text[i];
+        bytes[n_bytes++] = text[i];
+        if (space) bytes[n_bytes - 1] = ' ';
         i += space ? ERN_TOKEN_SPACE_BYTES : 1;
     }
     return n_bytes;
@@ -54,8 +56,8 @@ ERN_FN size_t ern_token_bytes(const ern_tokenizer *t, int32_t id, bool with_spec
     case ERN_TOKEN_BYTE: return decode_byte(t, id, bytes);
     case ERN_TOKEN_UNKNOWN:
         if (with_special) return decode_special(text, n, true, bytes);
-        memcpy(bytes, DECODE_UNKNOWN, sizeof DECODE_UNKNOWN - 1);
-        return sizeof DECODE_UNKNOWN - 1;
+        memcpy(bytes, decode_unknown, sizeof decode_unknown);
+        return sizeof decode_unknown;
     default: break;
     }
     if (first && decode_strips_space(t) && decode_starts_with_space(text, n)) {
@@ -147,5 +149,3 @@ ERN_FN size_t ern_decode(const ern_tokenizer *t, ern_decoding *decoding, int32_t
         decoding->begun = true;
     return ern_utf8_stream(&decoding->stream, bytes, n, text);
 }
-
-#undef DECODE_UNKNOWN

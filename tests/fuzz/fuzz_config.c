@@ -1,5 +1,5 @@
-/* Can config.json or generation_config.json hurt the converter? Whatever passes must be a model that
- * the format can lay out. */
+/* Can config.json or generation_config.json hurt the converter? Whatever passes must be a model
+ * that the format can lay out. */
 #include "../../tools/convert/config.h"
 #include "../../tools/convert/generation.h"
 

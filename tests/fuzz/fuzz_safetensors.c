@@ -1,5 +1,5 @@
-/* Can a safetensors header hurt the converter? The input is the file's JSON header; the last four bytes
- * say how much data follow it. What passes must tile the data exactly. */
+/* Can a safetensors header hurt the converter? The input is the file's JSON header; the last four
+ * bytes say how much data follow it. What passes must tile the data exactly. */
 #include "../../tools/convert/safetensors.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);

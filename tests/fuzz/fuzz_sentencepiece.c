@@ -1,5 +1,5 @@
-/* Can a tokenizer.model hurt the converter? What passes is written as a section, which the library's
- * own reader then opens or refuses. */
+/* Can a tokenizer.model hurt the converter? What passes is written as a section, which the
+ * library's own reader then opens or refuses. */
 #include "../../src/token.h"
 #include "../../tools/convert/sentencepiece.h"
 

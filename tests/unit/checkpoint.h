@@ -1,7 +1,7 @@
-/* Small checkpoints for tests, in every spelling that the converter knows. The list of tensors is built
- * first and may be damaged before it is written. The values depend only on what a weight is (layer,
- * part, index), never on how it is stored, and every dtype holds them exactly: so two spellings must
- * give the same file. */
+/* Small checkpoints for tests, in every spelling that the converter knows. The list of tensors is
+ * built first and may be damaged before it is written. The values depend only on what a weight is
+ * (layer, part, index), never on how it is stored, and every dtype holds them exactly: so two
+ * spellings must give the same file. */
 #ifndef CHECKPOINT_H
 #define CHECKPOINT_H
 
@@ -44,7 +44,7 @@ typedef struct checkpoint {
     unsigned n;
 } checkpoint;
 
-/* ---- Values -------------------------------------------------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 /* Multiples of 1/256 below 1/2: exact in bf16, f16 and f32. */
 static inline float checkpoint_value(const char *what, unsigned layer, unsigned expert, size_t i)
@@ -55,7 +55,7 @@ static inline float checkpoint_value(const char *what, unsigned layer, unsigned 
     return (float)((int)(z >> 56) - 128) / 256.0f;
 }
 
-/* ---- The list ------------------------------------------------------------------------------ */
+/* ---- The list -------------------------------------------------------------------------------- */
 
 static inline checkpoint_tensor *checkpoint_add(checkpoint *c, const char *name, unsigned n_dims,
                                                 size_t a, size_t b, size_t d)
@@ -297,7 +297,7 @@ static inline void checkpoint_build(checkpoint *c)
         c->tensors[i].shard = i * 7 % c->n_shards;
 }
 
-/* ---- Files --------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static inline const char *checkpoint_path(const char *dir, const char *name)
 {
@@ -444,7 +444,7 @@ static inline void checkpoint_write(const checkpoint *c, const char *dir)
     if (c->n_shards > 1 && !c->no_index) checkpoint_write_index(c, dir);
 }
 
-/* ---- tokenizer.model ----------------------------------------------------------------------- */
+/* ---- tokenizer.model ------------------------------------------------------------------------- */
 
 typedef struct checkpoint_bytes {
     unsigned char data[16384];

@@ -11,7 +11,8 @@
 #include "../../tools/convert/config.h"
 #include "../../tools/convert/generation.h"
 
-/* Fields that a case does not bring itself. Later ones win nothing: a case names what it replaces. */
+/* Fields that a case does not bring itself. Later ones win nothing: a case names what it
+ * replaces. */
 static const struct {
     const char *key, *value;
 } config_dense[] = {
@@ -78,7 +79,7 @@ static ern_hparams read_good(bool moe, const char *changes)
     return config.hparams;
 }
 
-/* ---- What is read ------------------------------------------------------------------------------ */
+/* ---- What is read ---------------------------------------------------------------------------- */
 
 static void dense_models_are_read(void **state)
 {
@@ -233,7 +234,7 @@ static void vision_is_seen(void **state)
     }
 }
 
-/* ---- What is refused --------------------------------------------------------------------------- */
+/* ---- What is refused ------------------------------------------------------------------------- */
 
 static void bad_fields_are_named(void **state)
 {
@@ -338,7 +339,7 @@ static void bad_fields_are_named(void **state)
     }
 }
 
-/* ---- generation_config.json -------------------------------------------------------------------- */
+/* ---- generation_config.json ------------------------------------------------------------------ */
 
 static ernie_status read_generation(ern_generation *generation, const char *text,
                                     ernie_error *error)

@@ -1,4 +1,5 @@
-/* The quantizers: exact where they can be, close where they cannot, the same on every instruction set. */
+/* The quantizers: exact where they can be, close where they cannot, the same on every instruction
+ * set. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,7 +10,7 @@
 
 #define ROWS ERN_GROUP_ROWS
 
-/* ---- Data ---------------------------------------------------------------------------------- */
+/* ---- Data ------------------------------------------------------------------------------------ */
 
 static uint64_t encode_seed;
 
@@ -37,7 +38,7 @@ static float random_heavy(void)
     return (float)(z / sqrt(chi / 5));
 }
 
-/* ---- A group and its values back, by the letter of format.h ------------------------------------- */
+/* ---- A group and its values back, by the letter of format.h ---------------------------------- */
 
 typedef struct group {
     uint32_t n_cols;
@@ -390,8 +391,8 @@ static void padding_holds_zero_scales(void **state)
     group_end(&g);
 }
 
-/* One weight 10,000 times the others: it stays, they vanish or stay, nothing overflows. w4 has no level
- * at zero, so the least squared error takes 7 % of the outlier to keep the other 31 small. */
+/* One weight 10,000 times the others: it stays, they vanish or stay, nothing overflows. w4 has no
+ * level at zero, so the least squared error takes 7 % of the outlier to keep the other 31 small. */
 static void outliers_do_no_harm(void **state)
 {
     (void)state;

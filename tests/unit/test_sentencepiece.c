@@ -65,7 +65,8 @@ static void pieces_are_read(void **state)
 static void flags_follow_the_specs(void **state)
 {
     (void)state;
-    /* trainer: 3 type, 24 suffix, 35 bytes; normalizer: 3 prefix, 4 spaces, 5 escape. -1: left out */
+    /* trainer: 3 type, 24 suffix, 35 bytes; normalizer: 3 prefix, 4 spaces, 5 escape. -1: left
+     * out */
     const struct {
         int suffix, bytes, prefix, spaces, escape;
         uint32_t flags;
@@ -245,7 +246,7 @@ static void too_many_pieces_are_refused(void **state)
     conv_vocab_free(&vocab);
 }
 
-/* ---- The files beside it ----------------------------------------------------------------------- */
+/* ---- The files beside it --------------------------------------------------------------------- */
 
 typedef struct text_case {
     const char *added, *config, *jinja; /* NULL: not there */

@@ -190,7 +190,7 @@ static inline void test_vocab_set_rules(test_vocab *v, const test_rule *rules, s
     for (size_t i = 0; i < n; i++) {
         test_charsmap_add(map, rules[i].from, (int32_t)n_strings);
         if (n_strings + strlen(rules[i].to) + 1 > sizeof strings) abort();
-        strcpy(strings + n_strings, rules[i].to);
+        memcpy(strings + n_strings, rules[i].to, strlen(rules[i].to) + 1);
         n_strings += strlen(rules[i].to) + 1;
     }
     test_charsmap_place(map, 0, 0);

@@ -4,7 +4,7 @@
 
 static const char config_file[] = "config.json";
 
-/* ---- Values -------------------------------------------------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 /* Vision-language configs hold [text, vision] pairs where text models hold numbers. */
 static const json_t *config_scalar(const json_t *root, const char *key)
@@ -87,7 +87,7 @@ static ernie_status config_read_fields(ern_hparams *hparams, const json_t *root,
     return ERNIE_OK;
 }
 
-/* ---- What kind of model -------------------------------------------------------------------- */
+/* ---- What kind of model ---------------------------------------------------------------------- */
 
 static bool config_says_vision(const char *text)
 {
@@ -213,7 +213,7 @@ static ernie_status config_refuse_rope(const json_t *root, const char *key, erni
     return config_refuse_values(rope, error);
 }
 
-/* ---- Parts --------------------------------------------------------------------------------- */
+/* ---- Parts ----------------------------------------------------------------------------------- */
 
 static ernie_status config_read_attention(ern_hparams *hparams, const json_t *root,
                                           ernie_error *error)
@@ -370,7 +370,7 @@ static ernie_status config_read_ids(conv_config *config, const json_t *root, ern
     return ERNIE_OK;
 }
 
-/* ---- The whole ----------------------------------------------------------------------------- */
+/* ---- The whole ------------------------------------------------------------------------------- */
 
 ERN_FN ernie_status conv_config_read(conv_config *config, const json_t *root, ernie_error *error)
 {

@@ -26,8 +26,8 @@ ERN_FN ernie_status conv_config_load(conv_config *config, const char *dir,
                                      const ernie_allocator *allocator, ernie_error *error);
 ERN_FN ernie_status conv_config_read(conv_config *config, const json_t *root, ernie_error *error);
 
-/* Token ids under `key`: absent, one number, or a list, each 0 .. vocab_size - 1; a single -1 counts as
- * absent. `file` is for the message. */
+/* Token ids under `key`: absent, one number, or a list, each 0 .. vocab_size - 1; a single -1
+ * counts as absent. `file` is for the message. */
 ERN_FN ernie_status conv_read_ids(const json_t *root, const char *key, const char *file,
                                   uint32_t vocab_size, int32_t ids[ERN_STOP_IDS_MAX], uint32_t *n,
                                   ernie_error *error);

@@ -1,6 +1,6 @@
 /* The conversion from end to end: what the checkpoint is, which record takes its values from where,
- * and the rows themselves. Everything that can be refused is refused before a byte is written, except
- * weights that are not numbers. */
+ * and the rows themselves. Everything that can be refused is refused before a byte is written,
+ * except weights that are not numbers. */
 #include "convert.h"
 #include "config.h"
 #include "encode.h"
@@ -37,7 +37,7 @@ typedef struct convert_state {
     uint32_t n_cols_max;
 } convert_state;
 
-/* ---- Rows ---------------------------------------------------------------------------------- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 static size_t convert_row_bytes(const conv_source *source, const conv_slice *slice)
 {
@@ -162,7 +162,7 @@ static ernie_status convert_make(void *user, unsigned worker, uint32_t i, const 
     return ERNIE_OK;
 }
 
-/* ---- What the checkpoint is -------------------------------------------------------------------- */
+/* ---- What the checkpoint is ------------------------------------------------------------------ */
 
 static ernie_status convert_refuse_vision(const convert_state *state, const char *dir,
                                           ernie_error *error)

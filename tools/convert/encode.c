@@ -2,14 +2,15 @@
  *
  * w8: a block's scale is the smallest of the row's 255 steps that holds its largest weight.
  *
- * w4: for each block of 32 the best of ENCODE_TRIES scales by squared error, refined by least squares;
- * then the row's step is set so that the largest block scale is 255, and every block takes the best
- * of the two or three steps around its own optimum. The search runs in 16-bit integers: a block is
- * normalised to its peak, a trial is one high-half multiplication, and seven comparisons with the
- * midpoints between levels give the nearest level. That is what makes 100 M weights a second a core
- * possible in plain C: compilers turn it into 8, 16 or 32 lanes.
+ * w4: for each block of 32 the best of ENCODE_TRIES scales by squared error, refined by least
+ * squares; then the row's step is set so that the largest block scale is 255, and every block takes
+ * the best of the two or three steps around its own optimum. The search runs in 16-bit integers: a
+ * block is normalised to its peak, a trial is one high-half multiplication, and seven comparisons
+ * with the midpoints between levels give the nearest level. That is what makes 100 M weights a
+ * second a core possible in plain C: compilers turn it into 8, 16 or 32 lanes.
  *
- * All bodies are elementwise floats and exact integers, so every instruction set gives the same file. */
+ * All bodies are elementwise floats and exact integers, so every instruction set gives the same
+ * file. */
 #include "encode.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -40,8 +41,8 @@ static ERN_INLINE uint32_t encode_f32_to_bits(float value)
     return bits;
 }
 
-/* Without branches, so that it vectorises: the exponent is rebased by an exact multiplication, which
- * also makes subnormals right. */
+/* Without branches, so that it vectorises: the exponent is rebased by an exact multiplication,
+ * which also makes subnormals right. */
 static ERN_INLINE float encode_f16_to_f32(uint32_t h)
 {
     const float magnitude = encode_bits_to_f32((h & 0x7fffu) << 13) * 0x1p112f;
@@ -86,7 +87,7 @@ static ERN_INLINE float encode_block_peak(const float *x)
     return encode_bits_to_f32(encode_peak_body(x, ERN_BLOCK_COLS));
 }
 
-/* ---- w8 ------------------------------------------------------------------------------------ */
+/* ---- w8 -------------------------------------------------------------------------------------- */
 
 /* Round to nearest even by adding and taking away 1.5 * 2^23; |x| below 2^22. */
 static ERN_INLINE int32_t encode_round(float x)
@@ -124,7 +125,7 @@ static ERN_INLINE void encode_w8_body(conv_scratch *scratch, uint32_t n_cols, fl
     }
 }
 
-/* ---- w4 ------------------------------------------------------------------------------------ */
+/* ---- w4 -------------------------------------------------------------------------------------- */
 
 /* How magnitudes are rounded to levels: above `above`, the level is `more` greater. The level table
  * has 37 beside -36; the search takes 36.5 for both. */
@@ -215,8 +216,8 @@ static ERN_INLINE void encode_w4_magnitudes(const float *x, float peak, uint16_t
         magnitude[i] = (uint16_t)(int32_t)(fabsf(x[i]) * inverse + 0.5f);
 }
 
-/* Peaks, magnitudes and best scales of all blocks; returns the largest scale. Scales are in units of
- * the row's peak, so that rows of any size are safe from overflow. */
+/* Peaks, magnitudes and best scales of all blocks; returns the largest scale. Scales are in units
+ * of the row's peak, so that rows of any size are safe from overflow. */
 static ERN_INLINE float encode_w4_blocks(conv_scratch *scratch, uint32_t n_cols, float row_peak)
 {
     float largest = 0;
@@ -237,7 +238,8 @@ static ERN_INLINE float encode_w4_blocks(conv_scratch *scratch, uint32_t n_cols,
     return largest;
 }
 
-/* The best whole number of steps around the block's own optimum; 0 when the block rounds to zero. */
+/* The best whole number of steps around the block's own optimum; 0 when the block rounds to
+ * zero. */
 static ERN_INLINE uint32_t encode_w4_step(const conv_scratch *scratch, uint32_t b, float step,
                                           uint32_t n_cols, uint16_t *ratio)
 {
@@ -260,9 +262,9 @@ static ERN_INLINE uint32_t encode_w4_step(const conv_scratch *scratch, uint32_t 
 
 #define ENCODE_W4_COUNT(above, more) rank = (int16_t)(rank + (u > (int16_t)(above)));
 
-/* Codes as the tables of format.h number them, and as a group holds them: vector v has column 8 v + j
- * in the low nibble of byte j and column 8 v + 4 + j in the high one. The two midpoints beside 37 and
- * -36 are exact here. */
+/* Codes as the tables of format.h number them, and as a group holds them: vector v has column 8 v +
+ * j in the low nibble of byte j and column 8 v + 4 + j in the high one. The two midpoints beside 37
+ * and -36 are exact here. */
 static ERN_INLINE void encode_w4_pack(const float *x, const uint16_t *magnitude, uint16_t ratio,
                                       unsigned char *packed)
 {
@@ -304,7 +306,7 @@ static ERN_INLINE void encode_w4_body(conv_scratch *scratch, uint32_t n_cols, fl
     }
 }
 
-/* ---- Plain types --------------------------------------------------------------------------- */
+/* ---- Plain types ----------------------------------------------------------------------------- */
 
 static void encode_plain(unsigned type, const float *x, uint32_t n_cols, unsigned char *row)
 {
@@ -317,7 +319,7 @@ static void encode_plain(unsigned type, const float *x, uint32_t n_cols, unsigne
         halves[i] = type == ERN_F16 ? ern_f32_to_f16(x[i]) : ern_f32_to_bf16(x[i]);
 }
 
-/* ---- Instruction sets ---------------------------------------------------------------------- */
+/* ---- Instruction sets ------------------------------------------------------------------------ */
 
 struct conv_encoder {
     const char *name;
@@ -386,7 +388,7 @@ ERN_FN const char *conv_encoder_name(const conv_encoder *encoder)
     return encoder->name;
 }
 
-/* ---- Rows ---------------------------------------------------------------------------------- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 ERN_FN size_t conv_scratch_bytes(uint32_t n_cols)
 {

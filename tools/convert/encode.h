@@ -1,5 +1,5 @@
-/* Values into the file's weight types: rows of floats become rows of f32, f16, bf16, or one of the 16
- * rows of a w8 or w4 group. Knows numbers, not tensors. */
+/* Values into the file's weight types: rows of floats become rows of f32, f16, bf16, or one of the
+ * 16 rows of a w8 or w4 group. Knows numbers, not tensors. */
 #ifndef ERN_CONVERT_ENCODE_H
 #define ERN_CONVERT_ENCODE_H
 
@@ -17,8 +17,8 @@ ERN_FN size_t conv_scratch_bytes(uint32_t n_cols);
 /* Cut memory [conv_scratch_bytes(n_cols)], 64-byte aligned, into a scratch. */
 ERN_FN void conv_scratch_set(conv_scratch *scratch, void *memory, uint32_t n_cols);
 
-/* The code paths, all with the same results to the last bit; [0] is plain C. NULL after the last that
- * this processor has. */
+/* The code paths, all with the same results to the last bit; [0] is plain C. NULL after the last
+ * that this processor has. */
 typedef struct conv_encoder conv_encoder;
 ERN_FN const conv_encoder *conv_encoder_at(unsigned i);
 ERN_FN const conv_encoder *conv_encoder_best(void);
@@ -28,14 +28,14 @@ ERN_FN const char *conv_encoder_name(const conv_encoder *encoder);
 ERN_FN void conv_decode(const conv_encoder *encoder, unsigned dtype, const unsigned char *src,
                         float *dst, size_t n);
 
-/* The largest |value| of a row as the bits of a float: what is 0x7f800000 or above is no number, and
- * what is conv_type_limit(type) or above does not fit the type. */
+/* The largest |value| of a row as the bits of a float: what is 0x7f800000 or above is no number,
+ * and what is conv_type_limit(type) or above does not fit the type. */
 ERN_FN uint32_t conv_peak_bits(const conv_encoder *encoder, const float *row, size_t n);
 ERN_FN uint32_t conv_type_limit(unsigned type);
 
-/* Encode scratch->row [n_cols] (finite, zeros up to a multiple of 32) as row `row` of a matrix whose
- * group of 16 rows begins at `group`, which was zero before: row 0 .. 15. For f32, f16 and bf16 a
- * "group" is 16 rows of ern_row_bytes. */
+/* Encode scratch->row [n_cols] (finite, zeros up to a multiple of 32) as row `row` of a matrix
+ * whose group of 16 rows begins at `group`, which was zero before: row 0 .. 15. For f32, f16 and
+ * bf16 a "group" is 16 rows of ern_row_bytes. */
 ERN_FN void conv_encode_row(const conv_encoder *encoder, unsigned type, conv_scratch *scratch,
                             uint32_t n_cols, uint32_t peak_bits, unsigned row,
                             unsigned char *group);

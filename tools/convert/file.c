@@ -16,7 +16,7 @@
 #define FILE_NAMES_MAX   65536u            /* entries of a directory that may match */
 #define FILE_OPEN_TRIES  8
 
-/* ---- Paths --------------------------------------------------------------------------------- */
+/* ---- Paths ----------------------------------------------------------------------------------- */
 
 ERN_FN ernie_status conv_path_join(conv_path *path, const char *dir, const char *name,
                                    ernie_error *error)
@@ -59,7 +59,7 @@ ERN_FN void conv_text_clean(char *text)
     }
 }
 
-/* ---- Bytes --------------------------------------------------------------------------------- */
+/* ---- Bytes ----------------------------------------------------------------------------------- */
 
 static bool file_bytes_reserve(conv_bytes *bytes, size_t more)
 {
@@ -99,7 +99,7 @@ ERN_FN void conv_bytes_free(conv_bytes *bytes)
     bytes->n = bytes->capacity = 0;
 }
 
-/* ---- Reading ------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 ERN_FN ernie_status conv_file_open(conv_file *file, const char *path, ernie_error *error)
 {
@@ -159,7 +159,7 @@ ERN_FN ernie_status conv_file_load(conv_bytes *bytes, const char *path, uint64_t
     return status;
 }
 
-/* ---- Directories --------------------------------------------------------------------------- */
+/* ---- Directories ----------------------------------------------------------------------------- */
 
 static int file_compare_names(const void *a, const void *b)
 {
@@ -215,7 +215,7 @@ ERN_FN ernie_status conv_dir_list(conv_bytes *names, size_t *n_names, const char
     return ERNIE_OK;
 }
 
-/* ---- Writing ------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 /* Is the locked descriptor still what the path names? Another run may have renamed it meanwhile. */
 static bool file_same(int fd, const char *path)

@@ -1,5 +1,5 @@
-/* Files as the converter needs them: read anywhere in a shard, list a directory, write anywhere in an
- * output that appears under its name only when it is complete. Knows no format. */
+/* Files as the converter needs them: read anywhere in a shard, list a directory, write anywhere in
+ * an output that appears under its name only when it is complete. Knows no format. */
 #ifndef ERN_CONVERT_FILE_H
 #define ERN_CONVERT_FILE_H
 
@@ -46,8 +46,8 @@ ERN_FN bool conv_bytes_add(conv_bytes *bytes, const void *data, size_t n); /* fa
 ERN_FN bool conv_bytes_align(conv_bytes *bytes, size_t unit); /* zeros up to a multiple of unit */
 ERN_FN void conv_bytes_free(conv_bytes *bytes);
 
-/* A whole file of at most `limit` bytes into *bytes (its allocator set, otherwise empty), whose data
- * is not NULL then even when the file is empty. */
+/* A whole file of at most `limit` bytes into *bytes (its allocator set, otherwise empty), whose
+ * data is not NULL then even when the file is empty. */
 ERN_FN ernie_status conv_file_load(conv_bytes *bytes, const char *path, uint64_t limit,
                                    ernie_error *error);
 

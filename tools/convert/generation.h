@@ -1,4 +1,5 @@
-/* generation_config.json: the sampling that the checkpoint's makers suggest, and where answers end. */
+/* generation_config.json: the sampling that the checkpoint's makers suggest, and where answers
+ * end. */
 #ifndef ERN_CONVERT_GENERATION_H
 #define ERN_CONVERT_GENERATION_H
 

@@ -1,5 +1,6 @@
-/* Each record asks for its tensors by name, in every spelling in turn; what is left unasked at the end
- * is unknown. So a missing tensor, a double and a stranger are all found by the same few lines. */
+/* Each record asks for its tensors by name, in every spelling in turn; what is left unasked at the
+ * end is unknown. So a missing tensor, a double and a stranger are all found by the same few
+ * lines. */
 #include "names.h"
 
 #define NAMES_BASE_MAX 32  /* "layers.1023." */
@@ -16,7 +17,7 @@ typedef struct names_search {
     ernie_error *error;
 } names_search;
 
-/* ---- Finding ------------------------------------------------------------------------------- */
+/* ---- Finding --------------------------------------------------------------------------------- */
 
 static const char *const names_prefixes[] = { "model.", "ernie." };
 
@@ -41,7 +42,7 @@ static ernie_status names_missing(const names_search *search, const char *name, 
                          (unsigned long long)n_cols);
 }
 
-/* ---- Checking ------------------------------------------------------------------------------ */
+/* ---- Checking -------------------------------------------------------------------------------- */
 
 static ernie_status names_use(const names_search *search, conv_tensor *tensor, const uint64_t *dims,
                               uint32_t n_dims)
@@ -90,7 +91,7 @@ static ernie_status names_add_matrix(const names_search *search, conv_source *so
     return status;
 }
 
-/* ---- Kinds --------------------------------------------------------------------------------- */
+/* ---- Kinds ----------------------------------------------------------------------------------- */
 
 static ernie_status names_find_vector(const names_search *search, conv_source *source,
                                       const char *name)
@@ -235,7 +236,7 @@ static ernie_status names_find_expert(const names_search *search, conv_source so
     return status == ERNIE_OK ? names_find_down(search, &sources[1], stem) : status;
 }
 
-/* ---- Records ------------------------------------------------------------------------------- */
+/* ---- Records --------------------------------------------------------------------------------- */
 
 static void names_set_base(names_search *search)
 {
@@ -318,7 +319,7 @@ ERN_FN const conv_slice *conv_source_row(const conv_source *source, uint32_t row
     return NULL;
 }
 
-/* ---- What the tensors say ------------------------------------------------------------------ */
+/* ---- What the tensors say -------------------------------------------------------------------- */
 
 ERN_FN bool conv_names_has_head(const conv_tensors *tensors)
 {

@@ -1,5 +1,6 @@
-/* The pipeline: per chunk one parallel region, in which the first task is to hash and write the chunk
- * before. Two buffers take turns. Checksums grow in file order, so one writer at a time is enough. */
+/* The pipeline: per chunk one parallel region, in which the first task is to hash and write the
+ * chunk before. Two buffers take turns. Checksums grow in file order, so one writer at a time is
+ * enough. */
 #include "pipe.h"
 #include "../../src/os.h"
 
@@ -34,7 +35,7 @@ struct conv_pipe {
     double last_report;
 };
 
-/* ---- Tasks --------------------------------------------------------------------------------- */
+/* ---- Tasks ----------------------------------------------------------------------------------- */
 
 static ernie_status pipe_write(conv_pipe *pipe, ernie_error *error)
 {
@@ -116,7 +117,7 @@ static ernie_status pipe_turn(conv_pipe *pipe, ernie_error *error)
     return ern_error_set(error, first->error.code, "%s", first->error.message);
 }
 
-/* ---- Records ------------------------------------------------------------------------------- */
+/* ---- Records --------------------------------------------------------------------------------- */
 
 /* Fill pipe->making with as many units from first_unit on as the buffer takes. */
 static void pipe_take_units(conv_pipe *pipe, uint32_t i, uint32_t first_unit)

@@ -1,5 +1,5 @@
-/* From a plan to a finished file with all cores busy: workers make units of records while one of them
- * writes what was made before. Holds two chunks, whatever the size of the model. */
+/* From a plan to a finished file with all cores busy: workers make units of records while one of
+ * them writes what was made before. Holds two chunks, whatever the size of the model. */
 #ifndef ERN_CONVERT_PIPE_H
 #define ERN_CONVERT_PIPE_H
 
@@ -10,8 +10,9 @@
 
 typedef struct conv_pipe conv_pipe;
 
-/* Make one unit of record i: write unit->n_bytes to dst, which is zero before. Called on any worker,
- * for many units at once. `worker`: 0 .. n_threads - 1. *n_done: what to add to the progress. */
+/* Make one unit of record i: write unit->n_bytes to dst, which is zero before. Called on any
+ * worker, for many units at once. `worker`: 0 .. n_threads - 1. *n_done: what to add to the
+ * progress. */
 typedef ernie_status (*conv_make_fn)(void *user, unsigned worker, uint32_t i, const conv_unit *unit,
                                      unsigned char *dst, uint64_t *n_done, ernie_error *error);
 
@@ -29,7 +30,8 @@ typedef struct conv_job {
     const ernie_allocator *allocator;
 } conv_job;
 
-/* Place the plan, make every record, write the file at `path`. Nothing is left behind on failure. */
+/* Place the plan, make every record, write the file at `path`. Nothing is left behind on
+ * failure. */
 ERN_FN ernie_status conv_pipe_run(const conv_job *job, const char *path, ernie_error *error);
 
 #endif

@@ -5,9 +5,9 @@
 #define PLAN_ALIGN_LARGE  65536u
 #define PLAN_LARGE_EXPERT ((uint64_t)1 << 20)
 
-/* ---- Types --------------------------------------------------------------------------------- */
+/* ---- Types ----------------------------------------------------------------------------------- */
 
-/*                                        embed     head      attention dense     shared    gate_up   down */
+/* embed     head      attention dense     shared    gate_up   down */
 static const conv_types plan_types[] = {
     { "f32", { ERN_F32, ERN_F32, ERN_F32, ERN_F32, ERN_F32, ERN_F32, ERN_F32 } },
     { "f16", { ERN_F16, ERN_F16, ERN_F16, ERN_F16, ERN_F16, ERN_F16, ERN_F16 } },
@@ -43,7 +43,7 @@ static conv_class plan_class(unsigned kind)
     }
 }
 
-/* ---- Records ------------------------------------------------------------------------------- */
+/* ---- Records --------------------------------------------------------------------------------- */
 
 /* At most `size` - 1 bytes, cut between characters. dst is zero before. */
 static void plan_copy_name(char *dst, const char *src, size_t size)
@@ -107,7 +107,7 @@ ERN_FN void conv_plan_free(conv_plan *plan)
     plan->record_capacity = 0;
 }
 
-/* ---- Places -------------------------------------------------------------------------------- */
+/* ---- Places ---------------------------------------------------------------------------------- */
 
 static void plan_set_expert_size(ern_header *header, const ern_record *records)
 {
@@ -155,7 +155,7 @@ ERN_FN void conv_plan_place(conv_plan *plan, const uint64_t section_bytes[ERN_N_
     header->file_bytes = at;
 }
 
-/* ---- Units --------------------------------------------------------------------------------- */
+/* ---- Units ----------------------------------------------------------------------------------- */
 
 ERN_FN uint32_t conv_n_units(const ern_record *record)
 {

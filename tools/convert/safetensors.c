@@ -4,7 +4,7 @@
 
 #define ST_NAME_BYTES_MAX 1024u
 
-/* ---- Memory -------------------------------------------------------------------------------- */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 static char *st_copy_text(const ernie_allocator *allocator, const char *text)
 {
@@ -32,7 +32,7 @@ static bool st_grow(const ernie_allocator *allocator, void **items, size_t n, si
     return true;
 }
 
-/* ---- One header ---------------------------------------------------------------------------- */
+/* ---- One header ------------------------------------------------------------------------------ */
 
 static const struct {
     const char *name;
@@ -186,7 +186,7 @@ ERN_FN ernie_status conv_tensors_add_header(conv_tensors *tensors, uint32_t shar
     return status;
 }
 
-/* ---- Shards -------------------------------------------------------------------------------- */
+/* ---- Shards ---------------------------------------------------------------------------------- */
 
 static ernie_status st_read_shard(conv_tensors *tensors, uint32_t i, ernie_error *error)
 {
@@ -245,7 +245,7 @@ static ernie_status st_add_shard(conv_tensors *tensors, const char *dir, const c
     return status == ERNIE_OK ? st_read_shard(tensors, i, error) : status;
 }
 
-/* ---- Which files are shards ---------------------------------------------------------------- */
+/* ---- Which files are shards ------------------------------------------------------------------ */
 
 static const char st_index_name[] = "model.safetensors.index.json";
 
@@ -373,7 +373,7 @@ ERN_FN void conv_tensors_close(conv_tensors *tensors)
     memset(tensors, 0, sizeof *tensors);
 }
 
-/* ---- Names --------------------------------------------------------------------------------- */
+/* ---- Names ----------------------------------------------------------------------------------- */
 
 static int st_compare_names(const void *a, const void *b)
 {

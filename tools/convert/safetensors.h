@@ -1,5 +1,5 @@
-/* The tensors of a checkpoint directory: where each lies, what it is. Reads headers only; the data is
- * read later, piece by piece. Knows no model. */
+/* The tensors of a checkpoint directory: where each lies, what it is. Reads headers only; the data
+ * is read later, piece by piece. Knows no model. */
 #ifndef ERN_CONVERT_SAFETENSORS_H
 #define ERN_CONVERT_SAFETENSORS_H
 

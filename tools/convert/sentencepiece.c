@@ -1,5 +1,5 @@
-/* Field numbers are those of sentencepiece_model.proto; fields that are not named here are skipped, as
- * protobuf readers do. */
+/* Field numbers are those of sentencepiece_model.proto; fields that are not named here are skipped,
+ * as protobuf readers do. */
 #include "sentencepiece.h"
 
 enum { SP_VARINT = 0, SP_FIXED64 = 1, SP_BYTES = 2, SP_FIXED32 = 5 };

@@ -1,5 +1,5 @@
-/* tokenizer.model: SentencePiece's protobuf, read by hand, and the vocabulary that comes of it. Knows
- * neither models nor how text is tokenized. */
+/* tokenizer.model: SentencePiece's protobuf, read by hand, and the vocabulary that comes of it.
+ * Knows neither models nor how text is tokenized. */
 #ifndef ERN_CONVERT_SENTENCEPIECE_H
 #define ERN_CONVERT_SENTENCEPIECE_H
 
@@ -29,8 +29,8 @@ ERN_FN void conv_vocab_free(conv_vocab *vocab);
 ERN_FN bool conv_vocab_set(conv_vocab *vocab, size_t id, const char *text, size_t n, float score,
                            unsigned type);
 
-/* Read a whole tokenizer.model of at most n_max pieces. `name` is for the message. Only BPE models are
- * taken: ERNIE_UNSUPPORTED names what is not. */
+/* Read a whole tokenizer.model of at most n_max pieces. `name` is for the message. Only BPE models
+ * are taken: ERNIE_UNSUPPORTED names what is not. */
 ERN_FN ernie_status conv_sentencepiece_read(conv_vocab *vocab, const unsigned char *data, size_t n,
                                             uint32_t n_max, const char *name, ernie_error *error);
 

@@ -17,7 +17,7 @@ enum {
     SYNTH_N_TEMPLATES = 5
 };
 
-/* ---- Shapes -------------------------------------------------------------------------------- */
+/* ---- Shapes ---------------------------------------------------------------------------------- */
 
 typedef struct synth_shape {
     const char *name;
@@ -93,8 +93,8 @@ static uint64_t synth_random(uint64_t *state)
     return z ^ z >> 31;
 }
 
-/* Any bytes are w4 codes; w8 codes leave out -128; the floats get an exponent that puts them between
- * 0.5 and 2, so that adding to the exponent scales them. */
+/* Any bytes are w4 codes; w8 codes leave out -128; the floats get an exponent that puts them
+ * between 0.5 and 2, so that adding to the exponent scales them. */
 static void synth_fill_templates(unsigned char *templates, uint64_t seed)
 {
     uint64_t *words = (uint64_t *)(void *)templates;
@@ -122,7 +122,7 @@ static const unsigned char *synth_take(const synth_state *state, unsigned which,
     return state->templates + which * SYNTH_TEMPLATE_BYTES + synth_random(random) % n_places * 64;
 }
 
-/* ---- Units --------------------------------------------------------------------------------- */
+/* ---- Units ----------------------------------------------------------------------------------- */
 
 static void synth_copy(const synth_state *state, unsigned which, uint64_t *random,
                        unsigned char *dst, size_t n)
@@ -152,7 +152,8 @@ static void synth_make_group(const synth_state *state, const conv_unit *unit, ui
                (size_t)unit->n_bytes - tables);
 }
 
-/* Words from a float template, whose mean square is 1.46, their exponents moved to 1 / sqrt(n_cols). */
+/* Words from a float template, whose mean square is 1.46, their exponents moved to 1 /
+ * sqrt(n_cols). */
 static void synth_make_floats(const synth_state *state, const conv_unit *unit, uint64_t *random,
                               unsigned char *dst)
 {
@@ -192,7 +193,7 @@ static ernie_status synth_make(void *user, unsigned worker, uint32_t i, const co
     return ERNIE_OK;
 }
 
-/* ---- Text ---------------------------------------------------------------------------------- */
+/* ---- Text ------------------------------------------------------------------------------------ */
 
 static bool synth_add(conv_vocab *vocab, const char *text, unsigned type)
 {

@@ -1,5 +1,5 @@
-/* Random models of real shapes, for benchmarks: written in the target layout at once, as fast as the
- * disk takes them. Knows no checkpoint. */
+/* Random models of real shapes, for benchmarks: written in the target layout at once, as fast as
+ * the disk takes them. Knows no checkpoint. */
 #ifndef ERN_SYNTH_H
 #define ERN_SYNTH_H
 

@@ -1,5 +1,5 @@
-/* tokenizer.model gives the pieces; the JSON files add tokens beyond them. The finished section goes
- * once through the library's own reader, so that what is written can be opened. */
+/* tokenizer.model gives the pieces; the JSON files add tokens beyond them. The finished section
+ * goes once through the library's own reader, so that what is written can be opened. */
 #include "tokenizer_files.h"
 #include "../../src/chat.h"
 #include "json.h"
@@ -20,7 +20,7 @@ typedef struct tf_load {
     ernie_error *error;
 } tf_load;
 
-/* ---- Pieces -------------------------------------------------------------------------------- */
+/* ---- Pieces ---------------------------------------------------------------------------------- */
 
 static ernie_status tf_read_model(tf_load *load, bool *found)
 {
@@ -50,8 +50,8 @@ static bool tf_is_one_character(const char *text, size_t n)
     return n_characters < 2;
 }
 
-/* A token that a JSON file gives an id. Where tokenizer.model has that id, both must agree; a longer
- * piece that the files call special is one that texts are split at, not one that merges. */
+/* A token that a JSON file gives an id. Where tokenizer.model has that id, both must agree; a
+ * longer piece that the files call special is one that texts are split at, not one that merges. */
 static ernie_status tf_add_token(tf_load *load, const char *file, const char *text, size_t n,
                                  long long id, bool special)
 {

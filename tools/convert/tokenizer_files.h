@@ -13,8 +13,8 @@ typedef struct conv_text_files {
     int32_t turn_end_id; /* -1: none */
 } conv_text_files;
 
-/* Read them from `dir` for a model of vocab_size rows. `chat`: "plain", "thinking", "none", or NULL for
- * what the checkpoint's template is recognised as. Free it also after failure. */
+/* Read them from `dir` for a model of vocab_size rows. `chat`: "plain", "thinking", "none", or NULL
+ * for what the checkpoint's template is recognised as. Free it also after failure. */
 ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir,
                                          uint32_t vocab_size, const char *chat,
                                          const ernie_allocator *allocator, const ern_log *log,
