@@ -30,7 +30,7 @@
 #endif
 
 #ifdef __GNUC__
-#define ERN_INLINE inline __attribute__((always_inline))
+#define ERN_INLINE inline __attribute__((always_inline, unused))
 #define ERN_NOINLINE __attribute__((noinline))
 #ifdef __MINGW_PRINTF_FORMAT
 #define ERN_PRINTF(fmt, args) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, args)))
