@@ -33,6 +33,7 @@
  *     defaults.
  *   - Functions that can fail return ernie_status (0 is ERNIE_OK, failures are negative) and write
  *     one sentence into the caller's ernie_error, which may be NULL. It is written on failure only.
+ *     NULL where a pointer is needed gives ERNIE_INVALID and leaves everything as it was.
  *   - The library never prints, exits or aborts and keeps no process-wide state.
  *   - close/free functions accept NULL.
  *   - Text is UTF-8. Paths are passed to the system as they are (UTF-8 on Windows).
@@ -161,7 +162,7 @@ typedef struct ernie_model_options {
     void *log_user;
     ernie_progress_fn progress; /* NULL: none; called while reading or verifying */
     void *progress_user;
-    ernie_cancel *cancel;   /* NULL: none; stops ernie_model_open */
+    ernie_cancel *cancel;   /* NULL: none; stops opening, also when it was set before */
     const char *cpu;        /* instruction set: NULL or "auto" for the best, else "base", "avx2",
                                "avx512", "neon"; for tests and comparisons */
     const char *backend;    /* NULL or "auto", "cpu" */
@@ -178,10 +179,10 @@ ERNIE_API ernie_model_options ernie_model_options_init(void);
  *   out      receives the model; NULL after any failure
  *   options  NULL for defaults
  *
- * Returns ERNIE_OK, ERNIE_INVALID (NULL argument, unknown option value), ERNIE_IO (cannot be opened
+ * Returns ERNIE_OK, ERNIE_INVALID (NULL argument, options without a size), ERNIE_IO (cannot be opened
  * or read), ERNIE_FORMAT (not a model file, or its numbers contradict each other), ERNIE_CORRUPT (a
  * checksum of the header, index or tokenizer differs; any record with options.verify),
- * ERNIE_UNSUPPORTED (newer file version, unknown weight type, instruction set absent),
+ * ERNIE_UNSUPPORTED (newer file version or options, unknown weight type, instruction set or backend),
  * ERNIE_NO_MEMORY, ERNIE_CANCELLED. After failure nothing is held.
  * Thread: any thread. */
 ERNIE_API ernie_status ernie_model_open(ernie_model **out, const char *path,
@@ -239,8 +240,8 @@ typedef struct ernie_model_info {
     uint8_t id[16];                 /* identity: changes when any weight changes */
 } ernie_model_info;
 
-/* Fill `info` (whose `size` the caller has set to sizeof *info). Returns ERNIE_OK or ERNIE_INVALID.
- * Any thread. */
+/* Fill `info` (whose `size` the caller has set to sizeof *info; fields beyond it, and beyond what this
+ * library knows, are not written). Returns ERNIE_OK or ERNIE_INVALID. Any thread. */
 ERNIE_API ernie_status ernie_model_get_info(const ernie_model *model, ernie_model_info *info);
 
 /* One record of the file: a tensor, or one expert (gate, up and down together). */
@@ -262,8 +263,9 @@ ERNIE_API ernie_status ernie_model_record(const ernie_model *model, size_t index
                                           ernie_record_info *info);
 
 /* Check every checksum of the file: header, sections, each tensor, each expert. Reads all of it.
- * Returns ERNIE_OK, ERNIE_CORRUPT (names the first damaged record and its offset), ERNIE_CANCELLED
- * (the progress callback or flag said so). The model stays usable. Any thread. */
+ * Returns ERNIE_OK, ERNIE_CORRUPT (names the first damaged record and its offset), ERNIE_FORMAT (the
+ * header has changed since the model was opened), ERNIE_CANCELLED (the progress callback or flag said
+ * so). The model stays usable. Any thread. */
 ERNIE_API ernie_status ernie_model_verify(const ernie_model *model, ernie_progress_fn progress,
                                           void *user, ernie_cancel *cancel, ernie_error *error);
 
@@ -419,19 +421,21 @@ ERNIE_API ernie_session_options ernie_session_options_init(void);
 
 typedef struct ernie_memory {
     uint64_t kv_bytes;      /* keys and values of n_ctx tokens */
-    uint64_t scratch_bytes; /* activations and logits */
-    uint64_t total_bytes;   /* all that ernie_session_create would allocate */
+    uint64_t scratch_bytes; /* activations, logits and all else */
+    uint64_t total_bytes;   /* exactly what ernie_session_create asks the allocator for */
     uint64_t weight_bytes;  /* the model's file, mapped and shared by all sessions */
     uint32_t n_threads;     /* that the session would run on, the caller's included */
 } ernie_memory;
 
-/* What a session with these options would use; nothing is spent. Returns ERNIE_OK or ERNIE_INVALID
- * (n_ctx above the model's limit, and the like). Any thread. */
+/* What a session with these options would use; nothing is spent. Returns ERNIE_OK, ERNIE_INVALID
+ * (n_ctx above the model's limit, and the like), ERNIE_UNSUPPORTED (newer options), ERNIE_NO_MEMORY
+ * (more than can be addressed). Any thread. */
 ERNIE_API ernie_status ernie_session_plan(const ernie_model *model,
                                           const ernie_session_options *options,
                                           ernie_memory *memory, ernie_error *error);
 
-/* Create a session. All of its memory is allocated here; feeding and sampling allocate nothing.
+/* Create a session. All of its memory is allocated here; feeding, sampling and generating allocate
+ * nothing (ask, save and load take working memory and give it back).
  * Returns ERNIE_OK, ERNIE_INVALID, ERNIE_NO_MEMORY (names the bytes), ERNIE_UNSUPPORTED.
  * After failure *out is NULL. Any thread; afterwards one thread per session at a time. */
 ERNIE_API ernie_status ernie_session_create(ernie_session **out, const ernie_model *model,
@@ -441,7 +445,8 @@ ERNIE_API ernie_status ernie_session_create(ernie_session **out, const ernie_mod
 /* Free the session; no call on it may be in progress. NULL is ignored. */
 ERNIE_API void ernie_session_free(ernie_session *session);
 
-/* A second session with the same tokens and state, advancing on its own from here on.
+/* A second session with the same options, tokens, logits and random numbers, advancing on its own from
+ * here on. A request to cancel is not copied.
  * Returns ERNIE_OK, ERNIE_NO_MEMORY; *out is NULL after failure, `session` is unchanged always.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_fork(ernie_session **out, ernie_session *session,
@@ -454,24 +459,26 @@ ERNIE_API ernie_status ernie_session_fork(ernie_session **out, ernie_session *se
  *
  * Returns ERNIE_OK, ERNIE_INVALID (an id out of range, n of 0), ERNIE_FULL (n exceeds the room; names
  * both), ERNIE_CANCELLED. After any failure the session holds the tokens it held before the call;
- * its logits are gone until the next feed.
+ * after ERNIE_CANCELLED its logits are gone until the next feed, otherwise they are as they were.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_feed(ernie_session *session, const int32_t *tokens, size_t n,
                                           ernie_error *error);
 
-/* As feed, and writes the logits after each of the tokens to `logits` [n][vocab_size].
- * Padding ids (n_tokens and above) hold -INFINITY. */
+/* As feed, and writes the logits after each of the tokens to `logits` [n][vocab_size], whose content
+ * is undefined after ERNIE_CANCELLED. Padding ids (n_tokens and above) hold -INFINITY. */
 ERNIE_API ernie_status ernie_session_feed_logits(ernie_session *session, const int32_t *tokens,
                                                  size_t n, float *logits, ernie_error *error);
 
 /* Make the session hold exactly `tokens` [n]: keeps the longest common beginning, drops what
  * differs, feeds the rest (at least the last token, so that logits are there).
- * Statuses as feed, and the same state after failure except that the differing tail is dropped. */
+ * Statuses as feed (n may be up to the whole context). After ERNIE_CANCELLED the session holds the
+ * common beginning, without logits; after other failures it is as it was. */
 ERNIE_API ernie_status ernie_session_sync(ernie_session *session, const int32_t *tokens, size_t n,
                                           ernie_error *error);
 
 /* Logits [vocab_size] after the last token, as floats; padding ids hold -INFINITY. NULL when nothing
- * has been fed since creation, rewind, or a failure. Valid until the next call on the session. */
+ * has been fed since creation, a rewind, or a failure that takes them. Valid until the next call that
+ * changes the session. */
 ERNIE_API const float *ernie_session_logits(const ernie_session *session);
 
 ERNIE_API size_t ernie_session_length(const ernie_session *session); /* tokens held */
@@ -479,32 +486,33 @@ ERNIE_API size_t ernie_session_room(const ernie_session *session);   /* tokens t
 ERNIE_API const int32_t *ernie_session_tokens(const ernie_session *session); /* [length] */
 
 /* Drop the tokens from position n on; 0 empties the session. Returns ERNIE_OK, or ERNIE_INVALID when
- * n exceeds the length. The logits are gone until the next feed. */
+ * n exceeds the length (nothing has changed then). The logits are gone until the next feed, unless n is
+ * the length: then there is nothing to drop. */
 ERNIE_API ernie_status ernie_session_rewind(ernie_session *session, size_t n, ernie_error *error);
 
 /* Write the session (tokens, keys and values, logits) to a file, or continue from one. The file is
  * checksummed and tied to the model and the cache type; it is written beside `path` and renamed, so
  * that a failure leaves an older file as it was.
  *
- * save: ERNIE_OK, ERNIE_INVALID, ERNIE_IO (named). load: also ERNIE_FORMAT, ERNIE_CORRUPT,
- * ERNIE_MISMATCH (other model or kv_type), ERNIE_FULL (more tokens than n_ctx), ERNIE_UNSUPPORTED
- * (newer version). After a failed load the session is empty.
+ * save: ERNIE_OK, ERNIE_INVALID, ERNIE_IO (named), ERNIE_NO_MEMORY. load: also ERNIE_FORMAT,
+ * ERNIE_CORRUPT, ERNIE_MISMATCH (other model or kv_type), ERNIE_FULL (more tokens than n_ctx),
+ * ERNIE_UNSUPPORTED (other version). After a failed load the session is empty and may be fed.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_save(const ernie_session *session, const char *path,
                                           ernie_error *error);
 ERNIE_API ernie_status ernie_session_load(ernie_session *session, const char *path,
                                           ernie_error *error);
 
-/* Stop the feed, generate or ask in progress within 50 ms; it returns ERNIE_CANCELLED (generate and
- * ask: the tokens made so far stay). A request made while nothing runs stops the next call.
- * Any thread. */
+/* Stop the feed, sync, generate or ask in progress within 50 ms; it returns ERNIE_CANCELLED (generate
+ * and ask: the tokens made so far stay). A request made while nothing runs stops the next such call;
+ * the call that returns ERNIE_CANCELLED has used the request up. Any thread. */
 ERNIE_API void ernie_session_cancel(ernie_session *session);
 
 /* ---- Generation ---------------------------------------------------------------------------- */
 
 typedef struct ernie_logit_bias {
     int32_t id;
-    float bias; /* added to the logit; -INFINITY forbids the token */
+    float bias; /* up to 1e30, added to the logit; -INFINITY forbids the token */
 } ernie_logit_bias;
 
 /* Zero means: the model file's default, else the value in brackets. */
@@ -512,13 +520,14 @@ typedef struct ernie_sampling {
     uint32_t size;
     bool greedy;              /* always the likeliest token; temperature and filters are ignored */
     bool ignore_eos;          /* do not stop at the end-of-turn tokens */
-    float temperature;        /* [1] > 0 */
+    float temperature;        /* [1] above 0, up to 1e6 */
     uint32_t top_k;           /* [0: off] keep the k likeliest */
     float top_p;              /* [1: off] keep the smallest set whose probability reaches it */
     float min_p;              /* [0: off] keep tokens at least min_p times as likely as the best */
-    float repetition_penalty; /* [1: off] divides positive, multiplies negative logits of seen ids */
-    float frequency_penalty;  /* [0] subtracted per occurrence */
-    float presence_penalty;   /* [0] subtracted once when seen */
+    float repetition_penalty; /* [1: off] divides positive, multiplies negative logits of seen ids;
+                                 1e-6 to 1e6 */
+    float frequency_penalty;  /* [0] subtracted per occurrence; -1e30 to 1e30 */
+    float presence_penalty;   /* [0] subtracted once when seen; -1e30 to 1e30 */
     uint32_t penalty_window;  /* [0: the whole session] last tokens that count as seen */
     uint64_t seed;            /* [0: from the clock] the seed used is in ernie_result */
     uint32_t n_max;           /* [0: until the context is full] tokens to make */
@@ -526,7 +535,7 @@ typedef struct ernie_sampling {
     const ernie_logit_bias *bias;
     size_t n_bias;
     const char *const *stop;  /* [n_stop] terminated strings; output ends before the first found */
-    size_t n_stop;            /* up to 16, each up to 256 bytes */
+    size_t n_stop;            /* up to 16, each 1 to 256 bytes of UTF-8 */
     const int32_t *stop_ids;  /* besides the model's own */
     size_t n_stop_ids;
 } ernie_sampling;
@@ -545,18 +554,20 @@ typedef struct ernie_logprob {
 
 /* What a token callback receives. `text` is whole characters only and may be empty (an unfinished
  * character, or text held back because it may begin a stop string); it is not terminated. A last
- * call with id -1 brings text that was still held when generation ended. */
+ * call with id -1 brings text that was still held when generation ended; the part of a stop string is
+ * never reported. */
 typedef struct ernie_token {
     int32_t id;
     const char *text;
     size_t n_text;
     float logprob;            /* of the chosen id */
-    const ernie_logprob *top; /* [n_top], likeliest first */
+    const ernie_logprob *top; /* [n_top], likeliest first; id -1 where the vocabulary has no more */
     size_t n_top;
     size_t index;             /* 0 for the first token of this call */
 } ernie_token;
 
-/* Return non-zero to stop after this token. Called on the calling thread. */
+/* Return non-zero to stop after this token: it stays in the session, text still held is dropped, and
+ * the function is not called again. Called on the calling thread. */
 typedef int (*ernie_token_fn)(const ernie_token *token, void *user);
 
 typedef enum ernie_stop {
@@ -572,20 +583,22 @@ typedef enum ernie_stop {
 } ernie_stop;
 
 typedef struct ernie_result {
-    uint32_t size;
+    uint32_t size;          /* set by the caller to sizeof(ernie_result) */
     ernie_stop stop;
     int32_t stop_id;        /* the id that ended it (not counted, not fed), or -1 */
     uint64_t seed;          /* that reproduces this call on this machine and thread count */
     size_t n_prompt;        /* tokens fed by this call before generating (ask only) */
-    size_t n_generated;
+    size_t n_generated;     /* tokens made that the session now holds */
     double prompt_seconds;
     double decode_seconds;
 } ernie_result;
 
 /* Choose the next token from the session's logits without feeding it. `top` [params.n_top] may be
- * NULL. Random numbers are drawn from the session's generator, seeded by params.seed at the first
- * call and whenever params.seed differs from the last call's. Returns ERNIE_OK or ERNIE_INVALID
- * (no logits, a parameter out of range, named).
+ * NULL. Random numbers are drawn from the session's generator, which is seeded at the first call (by
+ * the clock where params.seed is 0) and whenever params.seed is neither 0 nor the seed in use.
+ * Returns ERNIE_OK, ERNIE_INVALID (no logits, a parameter out of range, named; the biases forbid every
+ * token), ERNIE_FORMAT (a logit is no finite number: the weights are damaged), ERNIE_UNSUPPORTED
+ * (newer params). After a failure the session is as it was.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_sample(ernie_session *session, const ernie_sampling *params,
                                             ernie_logprob *chosen, ernie_logprob *top,
@@ -599,8 +612,9 @@ ERNIE_API ernie_status ernie_session_sample(ernie_session *session, const ernie_
  *   fn       may be NULL
  *   result   may be NULL; filled also on failure
  *
- * Returns ERNIE_OK, ERNIE_INVALID (no logits, a parameter out of range: nothing was generated),
- * ERNIE_CANCELLED. Tokens reported before a failure stay in the session.
+ * Statuses as sample (its ERNIE_INVALID: nothing was generated), and ERNIE_CANCELLED. Tokens reported
+ * before a failure stay in the session; only the last one is missing from it when its own step was
+ * cancelled. ernie_result.n_generated is always the number by which the session has grown.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_generate(ernie_session *session, const ernie_sampling *params,
                                               ernie_token_fn fn, void *user, ernie_result *result,
@@ -608,7 +622,8 @@ ERNIE_API ernie_status ernie_session_generate(ernie_session *session, const erni
 
 /* One turn of conversation: appends `question` as a user message in the model's chat format, opens
  * the assistant's answer and generates it. On an empty session this starts a conversation; otherwise
- * it continues it. Statuses as generate, and ERNIE_UNSUPPORTED (unknown chat template), ERNIE_FULL.
+ * it continues it. Statuses as generate, and ERNIE_UNSUPPORTED (unknown chat template, no tokenizer),
+ * ERNIE_FULL (the turn does not fit), ERNIE_NO_MEMORY; after these the session is as it was.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_ask(ernie_session *session, const char *question,
                                          const ernie_sampling *params, ernie_token_fn fn, void *user,

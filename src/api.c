@@ -247,6 +247,7 @@ ERNIE_API ernie_status ernie_text_stream_push(ernie_text_stream *stream, const e
 
 ERNIE_API void ernie_text_stream_finish(ernie_text_stream *stream, char *text, size_t *n_text)
 {
+    if (!stream || !text || !n_text) return;
     *n_text = ern_utf8_finish(stream, text);
 }
 
@@ -439,18 +440,32 @@ ERNIE_API ernie_status ernie_session_sample(ernie_session *session, const ernie_
     if (status != ERNIE_OK) return status;
     if (!session->seeded || (resolved.seed && resolved.seed != session->seed))
         ern_sample_seed(session, resolved.seed ? resolved.seed : ern_entropy() | 1);
-    ern_sample(session, &resolved, chosen, top);
+    return ern_sample(session, &resolved, chosen, top, error);
+}
+
+static ernie_status api_check_result(const ernie_result *result, ernie_error *error)
+{
+    ERN_FAIL_IF(result && result->size < sizeof result->size, error, ERNIE_INVALID,
+                "ernie_result: the size field is %u, this library's struct has %zu bytes",
+                result->size, sizeof *result);
     return ERNIE_OK;
+}
+
+static void api_give_result(ernie_result *result, const ernie_result *full)
+{
+    if (result) api_give(result, full, sizeof *full, result->size);
 }
 
 ERNIE_API ernie_status ernie_session_generate(ernie_session *session, const ernie_sampling *params,
                                               ernie_token_fn fn, void *user, ernie_result *result,
                                               ernie_error *error)
 {
-    ernie_result full = { 0 };
+    ernie_result full = { .stop_id = -1 };
     API_NEED(session, error);
-    const ernie_status status = ern_generate(session, params, fn, user, &full, error);
-    if (result) *result = full;
+    ernie_status status = api_check_result(result, error);
+    if (status != ERNIE_OK) return status;
+    status = ern_generate(session, params, fn, user, &full, error);
+    api_give_result(result, &full);
     return status;
 }
 
@@ -458,13 +473,14 @@ ERNIE_API ernie_status ernie_session_ask(ernie_session *session, const char *que
                                          const ernie_sampling *params, ernie_token_fn fn, void *user,
                                          ernie_result *result, ernie_error *error)
 {
-    ernie_result full = { 0 };
+    ernie_result full = { .stop_id = -1 };
     API_NEED(session, error);
     API_NEED(question, error);
-    ernie_status status = api_need_tokenizer(session->model, error);
+    ernie_status status = api_check_result(result, error);
     if (status != ERNIE_OK) return status;
-    status = ern_ask(session, question, params, fn, user, &full, error);
-    if (result) *result = full;
+    status = api_need_tokenizer(session->model, error);
+    if (status == ERNIE_OK) status = ern_ask(session, question, params, fn, user, &full, error);
+    api_give_result(result, &full);
     return status;
 }
 #undef API_NEED

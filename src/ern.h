@@ -100,9 +100,10 @@ ERN_FN void *ern_resize(const ernie_allocator *allocator, void *ptr, size_t old_
                         size_t new_size);
 ERN_FN void ern_free(const ernie_allocator *allocator, void *ptr, size_t size);
 
-/* 64-byte aligned blocks from the same allocator. */
+/* 64-byte aligned blocks from the same allocator, which is asked for ern_aligned_bytes(size). */
 ERN_FN void *ern_alloc_aligned(const ernie_allocator *allocator, size_t size);
 ERN_FN void ern_free_aligned(const ernie_allocator *allocator, void *ptr, size_t size);
+static ERN_INLINE size_t ern_aligned_bytes(size_t size) { return size + ERN_CACHE_LINE; }
 
 /* An arena in two passes: the same sequence of ern_arena_take calls first measures (base NULL, every
  * take returns NULL), then hands out 64-byte aligned pieces of one block. Sizes are checked; an

@@ -1,6 +1,7 @@
 /* The loop from logits to text: sample, turn into whole characters, hold back what may begin a stop
  * string, report, feed. Owns no state between calls. */
 #include "session.h"
+#include "unicode.h"
 
 #define GENERATE_STOPS_MAX 16u
 #define GENERATE_STOP_BYTES_MAX 256u
@@ -30,6 +31,8 @@ static ernie_status generate_check_stops(const ernie_sampling *p, ernie_error *e
         ERN_FAIL_IF(n == 0 || n > GENERATE_STOP_BYTES_MAX, error, ERNIE_INVALID,
                     "stop string %zu has %zu bytes; 1 to %u are allowed", i, n,
                     GENERATE_STOP_BYTES_MAX);
+        ERN_FAIL_IF(!ern_utf8_valid(p->stop[i], n), error, ERNIE_INVALID,
+                    "stop string %zu of %zu bytes is not UTF-8", i, n);
     }
     return ERNIE_OK;
 }
@@ -104,11 +107,11 @@ static ernie_stop generate_text(generate_run *g, const ernie_logprob *chosen)
     }
     const bool found = generate_find_stop(g, &at, &held);
     const bool stop = generate_report(g, chosen->id, chosen->logprob, found ? at : g->n_pending - held);
-    if (found) g->n_pending = 0;
     return found ? ERNIE_STOP_STRING : stop ? ERNIE_STOP_CALLBACK : ERNIE_STOP_NONE;
 }
 
-/* What is still held when generation ends for another reason than a stop string. */
+/* What is still held when generation ends by itself: not after a stop string, whose beginning it is,
+ * and not for a callback that wants no more. */
 static void generate_flush(generate_run *g)
 {
     g->n_pending += ern_utf8_finish(&g->stream, g->pending + g->n_pending);
@@ -135,7 +138,11 @@ static ernie_status generate_loop(generate_run *g, ernie_error *error)
             g->result.stop = ERNIE_STOP_CONTEXT;
             return ERNIE_OK;
         }
-        ern_sample(s, &g->params, &chosen, g->top);
+        ernie_status status = ern_sample(s, &g->params, &chosen, g->top, error);
+        if (status != ERNIE_OK) {
+            g->result.stop = ERNIE_STOP_CANCELLED;
+            return status;
+        }
         g->result.stop = generate_stop_of(g, chosen.id);
         if (g->result.stop != ERNIE_STOP_NONE) {
             g->result.stop_id = chosen.id;
@@ -143,9 +150,10 @@ static ernie_status generate_loop(generate_run *g, ernie_error *error)
         }
         g->result.n_generated++;
         const ernie_stop stop = generate_text(g, &chosen);
-        const ernie_status status = ern_session_feed(s, &chosen.id, 1, NULL, error);
+        status = ern_session_feed(s, &chosen.id, 1, NULL, error);
         if (status != ERNIE_OK) {
             g->result.stop = ERNIE_STOP_CANCELLED;
+            g->result.n_generated--; /* reported, but the session does not hold it */
             return status;
         }
         g->result.stop = stop;
@@ -175,7 +183,8 @@ static ernie_status generate_run_all(generate_run *g, ernie_error *error)
     const double start = ern_seconds();
     ern_sample_seed(g->session, g->result.seed);
     const ernie_status status = generate_loop(g, error);
-    if (g->result.stop != ERNIE_STOP_STRING) generate_flush(g);
+    if (g->result.stop != ERNIE_STOP_STRING && g->result.stop != ERNIE_STOP_CALLBACK)
+        generate_flush(g);
     g->result.decode_seconds = ern_seconds() - start;
     return status;
 }

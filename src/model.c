@@ -65,7 +65,7 @@ static void model_place(ernie_model *m)
     if (h->hparams.tied) w->head = w->embed;
 }
 
-/* "embed w8, attention w4, experts w4": the type of the first record of each class. */
+/* "embedding w8, attention w4, experts w4": the type of the first record of each class. */
 static void model_describe_types(ernie_model *m)
 {
     static const struct {
@@ -99,12 +99,14 @@ static ernie_status model_read_source(ernie_model *m, const ernie_source *source
     m->view = (ern_file_view){ data, source->n_bytes, false, &m->allocator };
     for (uint64_t at = 0; at < source->n_bytes; at += piece) {
         const size_t n = (size_t)(source->n_bytes - at < piece ? source->n_bytes - at : piece);
-        ERN_FAIL_IF(ern_cancelled(o->cancel), error, ERNIE_CANCELLED, "opening was cancelled");
         ERN_FAIL_IF(source->read(source->user, at, data + at, n) != 0, error, ERNIE_IO,
-                    "the source failed to read %zu bytes at offset %llu", n,
-                    (unsigned long long)at);
-        ERN_FAIL_IF(o->progress && o->progress("reading", at + n, source->n_bytes, o->progress_user),
-                    error, ERNIE_CANCELLED, "opening was cancelled");
+                    "the source failed to read %zu bytes at offset %llu of %llu", n,
+                    (unsigned long long)at, (unsigned long long)source->n_bytes);
+        const bool stop =
+            o->progress && o->progress("reading", at + n, source->n_bytes, o->progress_user) != 0;
+        ERN_FAIL_IF(stop || ern_cancelled(o->cancel), error, ERNIE_CANCELLED,
+                    "cancelled after reading %llu of %llu bytes", (unsigned long long)(at + n),
+                    (unsigned long long)source->n_bytes);
     }
     return ERNIE_OK;
 }
@@ -113,6 +115,7 @@ static ernie_status model_open_bytes(ernie_model *m, const char *path, const voi
                                      size_t memory_bytes, const ernie_source *source,
                                      const ernie_model_options *o, ernie_error *error)
 {
+    ERN_FAIL_IF(ern_cancelled(o->cancel), error, ERNIE_CANCELLED, "opening was cancelled");
     if (path)
         return ern_file_view_open(&m->view, path, o->no_mmap, &m->allocator, o->progress,
                                   o->progress_user, o->cancel, error);
@@ -120,7 +123,8 @@ static ernie_status model_open_bytes(ernie_model *m, const char *path, const voi
     ERN_FAIL_IF((uintptr_t)memory % ERN_CACHE_LINE != 0, error, ERNIE_INVALID,
                 "the model in memory starts %zu bytes after a multiple of 64",
                 (size_t)((uintptr_t)memory % ERN_CACHE_LINE));
-    m->view = (ern_file_view){ memory, memory_bytes, true, NULL };
+    /* Neither mapped nor allocated: closing the view leaves the caller's memory alone. */
+    m->view = (ern_file_view){ .data = memory, .n_bytes = memory_bytes };
     return ERNIE_OK;
 }
 
@@ -200,7 +204,6 @@ ERN_FN void ern_model_close(ernie_model *m)
     ern_tokenizer_close(m->tokenizer);
     if (m->layers)
         ern_free(&allocator, m->layers, m->format.header->hparams.n_layers * sizeof *m->layers);
-    if (m->view.mapped && !m->view.allocator) m->view = (ern_file_view){ 0 };
     ern_file_view_close(&m->view);
     ern_free(&allocator, m, sizeof *m);
 }
@@ -319,7 +322,9 @@ ERN_FN ernie_status ern_model_verify(const ernie_model *m, ernie_progress_fn pro
         status = ern_format_verify_record(f, i, cancel, error);
         done += f->records[i].n_bytes;
         if (status == ERNIE_OK && progress && progress("verifying", done, f->n_bytes, user))
-            status = ern_error_set(error, ERNIE_CANCELLED, "verifying was cancelled");
+            status = ern_error_set(error, ERNIE_CANCELLED,
+                                   "cancelled after checking %llu of %llu bytes",
+                                   (unsigned long long)done, (unsigned long long)f->n_bytes);
     }
     if (status == ERNIE_OK) status = ern_format_verify_gaps(f, cancel, error);
     if (status == ERNIE_OK && progress) progress("verifying", f->n_bytes, f->n_bytes, user);

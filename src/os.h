@@ -44,6 +44,9 @@ ERN_FN ernie_status ern_file_in_open(ern_file_in **in, const char *path,
 ERN_FN ernie_status ern_file_in_read(ern_file_in *file, void *data, size_t n, ernie_error *error);
 ERN_FN void ern_file_in_close(ern_file_in *file);
 
+/* The end of a long path, so that the reason after it still fits into a message. */
+ERN_FN const char *ern_path_end(const char *path);
+
 /* ---- Time, chance, processors -------------------------------------------------------------- */
 
 ERN_FN double ern_seconds(void); /* monotonic */

@@ -283,8 +283,7 @@ static void file_remove(const char *path)
 
 /* ---- Words --------------------------------------------------------------------------------- */
 
-/* The end of a long path, so that the reason after it still fits into a message. */
-static const char *file_path_end(const char *path)
+ERN_FN const char *ern_path_end(const char *path)
 {
     const size_t n = strlen(path), n_max = 120;
     if (n <= n_max) return path;
@@ -297,7 +296,7 @@ static const char *file_path_end(const char *path)
 static ernie_status file_fail(ernie_error *error, const char *verb, const char *path, int code)
 {
     char reason[128];
-    const char *end = file_path_end(path);
+    const char *end = ern_path_end(path);
     file_reason(code, reason, sizeof reason);
     return ern_error_set(error, ERNIE_IO, "cannot %s \"%s%s\": %s", verb, end == path ? "" : "...",
                          end, reason);
@@ -305,7 +304,7 @@ static ernie_status file_fail(ernie_error *error, const char *verb, const char *
 
 static ernie_status file_refuse_kind(ernie_error *error, const char *path, int kind)
 {
-    const char *end = file_path_end(path);
+    const char *end = ern_path_end(path);
     return ern_error_set(error, ERNIE_IO, "\"%s%s\" is %s, not a file", end == path ? "" : "...",
                          end, kind == FILE_FOLDER ? "a folder" : "a device or a pipe");
 }
@@ -347,7 +346,7 @@ static ernie_status file_read_all(const file_reading *r, unsigned char *data, ui
         const long long got = file_read_some(r->handle, data + done, want, done);
         if (got < 0) return file_fail(error, "read", r->path, file_reason_code());
         ERN_FAIL_IF(got == 0, error, ERNIE_IO,
-                    "\"%s\" ended at byte %llu of %llu while it was read", file_path_end(r->path),
+                    "\"%s\" ended at byte %llu of %llu while it was read", ern_path_end(r->path),
                     (unsigned long long)done, (unsigned long long)n_bytes);
         done += (uint64_t)got;
         const bool stop = r->progress && r->progress("reading", done, n_bytes, r->user) != 0;
@@ -363,7 +362,7 @@ static ernie_status file_view_read(ern_file_view *view, const file_reading *r, u
 {
     unsigned char *data = ern_alloc_aligned(allocator, (size_t)n_bytes);
     ERN_FAIL_IF(!data, error, ERNIE_NO_MEMORY, "no memory to read \"%s\" of %llu bytes",
-                file_path_end(r->path), (unsigned long long)n_bytes);
+                ern_path_end(r->path), (unsigned long long)n_bytes);
     const ernie_status status = file_read_all(r, data, n_bytes, error);
     if (status != ERNIE_OK) {
         ern_free_aligned(allocator, data, (size_t)n_bytes);
@@ -394,7 +393,7 @@ ERN_FN ernie_status ern_file_view_open(ern_file_view *view, const char *path, bo
     if (status != ERNIE_OK) return status;
     if (n_bytes > SIZE_MAX / 2)
         status = ern_error_set(error, ERNIE_IO, "\"%s\" of %llu bytes exceeds the address space",
-                               file_path_end(path), (unsigned long long)n_bytes);
+                               ern_path_end(path), (unsigned long long)n_bytes);
     else if (n_bytes == 0)
         view->data = file_empty.bytes;
     else if (read_in)
@@ -616,7 +615,7 @@ ERN_FN ernie_status ern_file_in_read(ern_file_in *file, void *data, size_t n, er
         const long long got = file_in_some(file, bytes, n);
         if (got < 0) return file_fail(error, "read", file->path, file_reason_code());
         ERN_FAIL_IF(got == 0, error, ERNIE_FORMAT,
-                    "\"%s\" ends at byte %llu, %zu more were expected", file_path_end(file->path),
+                    "\"%s\" ends at byte %llu, %zu more were expected", ern_path_end(file->path),
                     (unsigned long long)file->position, n);
         bytes += got;
         n -= (size_t)got;

@@ -87,9 +87,19 @@ ERN_FN void ern_pool_barrier(ern_worker *worker)
 
 /* ---- Team ---------------------------------------------------------------------------------- */
 
+static size_t pool_block_bytes(unsigned n)
+{
+    return sizeof(ern_pool) + n * sizeof(struct pool_member);
+}
+
+ERN_FN size_t ern_pool_bytes(unsigned n_threads)
+{
+    return ern_aligned_bytes(pool_block_bytes(n_threads));
+}
+
 static ern_pool *pool_alloc(const ernie_allocator *allocator, unsigned n)
 {
-    const size_t block_bytes = sizeof(ern_pool) + n * sizeof(struct pool_member);
+    const size_t block_bytes = pool_block_bytes(n);
     ern_pool *pool = ern_alloc_aligned(allocator, block_bytes);
     if (!pool) return NULL;
     memset(pool, 0, block_bytes);

@@ -23,6 +23,7 @@ typedef void (*ern_pool_fn)(ern_worker *worker, void *arg);
 ERN_FN ernie_status ern_pool_open(ern_pool **out, const ernie_allocator *allocator,
                                   unsigned n_threads, ernie_error *error);
 ERN_FN void ern_pool_close(ern_pool *pool); /* joins; NULL is fine */
+ERN_FN size_t ern_pool_bytes(unsigned n_threads); /* that ern_pool_open allocates */
 
 /* Run fn on every worker and return when all are done. One caller at a time. */
 ERN_FN void ern_pool_run(ern_pool *pool, ern_pool_fn fn, void *arg);

@@ -55,10 +55,11 @@ static ernie_status session_create(ernie_session **out, const ernie_model *model
     ern_arena arena = { 0 };
     session_take(s, &arena, state->n_ctx, vocab);
     s->block_bytes = arena.used;
-    s->block = ern_alloc_aligned(&s->allocator, s->block_bytes);
+    s->block = arena.overflow ? NULL : ern_alloc_aligned(&s->allocator, s->block_bytes);
     if (!s->block) {
         ern_session_free(s);
-        return ern_error_set(error, ERNIE_NO_MEMORY, "no memory for %zu bytes of tokens and logits",
+        return ern_error_set(error, ERNIE_NO_MEMORY,
+                             "no memory for %u tokens and %u logits, %zu bytes", state->n_ctx, vocab,
                              arena.used);
     }
     arena = (ern_arena){ .base = s->block, .size = s->block_bytes };
@@ -110,7 +111,7 @@ ERN_FN ernie_status ern_session_plan(const ernie_model *model, const ernie_sessi
     ernie_session shape;
     ern_arena arena = { 0 };
     session_take(&shape, &arena, state.n_ctx, vocab);
-    memory->scratch_bytes += arena.used + sizeof shape;
+    memory->scratch_bytes += ern_aligned_bytes(arena.used) + sizeof shape;
     memory->total_bytes = memory->kv_bytes + memory->scratch_bytes;
     memory->weight_bytes = model->format.n_bytes;
     memory->n_threads = state.n_threads;
@@ -134,8 +135,7 @@ static ernie_status session_step(ernie_session *s, const ern_batch *batch, ernie
     return ops->submit(s->state, error);
 }
 
-/* Rows of the vocabulary beyond the tokenizer's tokens can never be chosen. */
-static void session_mask(const ernie_model *model, float *logits, size_t n_rows)
+ERN_FN void ern_session_mask(const ernie_model *model, float *logits, size_t n_rows)
 {
     const uint32_t vocab = model->format.header->hparams.vocab_size;
     const uint32_t n_tokens = ern_model_n_tokens(model);
@@ -143,15 +143,16 @@ static void session_mask(const ernie_model *model, float *logits, size_t n_rows)
         for (uint32_t i = n_tokens; i < vocab; i++) logits[r * vocab + i] = -INFINITY;
 }
 
-static ernie_status session_check_tokens(const ernie_session *s, const int32_t *tokens, size_t n,
-                                         ernie_error *error)
+/* May `tokens` be fed after the first `n_kept` that the session holds? */
+static ernie_status session_check_tokens(const ernie_session *s, size_t n_kept,
+                                         const int32_t *tokens, size_t n, ernie_error *error)
 {
     const uint32_t vocab = s->model->format.header->hparams.vocab_size;
-    const size_t room = s->state_options.n_ctx - s->n_tokens;
+    const size_t room = s->state_options.n_ctx - n_kept;
     ERN_FAIL_IF(n == 0, error, ERNIE_INVALID, "no tokens to feed");
     ERN_FAIL_IF(n > room, error, ERNIE_FULL,
-                "%zu tokens do not fit: %zu of the context's %u are taken", n, s->n_tokens,
-                s->state_options.n_ctx);
+                "%zu tokens do not fit into the room of %zu: %zu of the context's %u are taken", n,
+                room, n_kept, s->state_options.n_ctx);
     for (size_t i = 0; i < n; i++)
         ERN_FAIL_IF(tokens[i] < 0 || (uint32_t)tokens[i] >= vocab, error, ERNIE_INVALID,
                     "token %zu has id %d; ids are 0 to %u", i, (int)tokens[i], vocab - 1);
@@ -190,18 +191,18 @@ ERN_FN ernie_status ern_session_feed(ernie_session *s, const int32_t *tokens, si
                                      float *all_logits, ernie_error *error)
 {
     const uint32_t vocab = s->model->format.header->hparams.vocab_size;
-    ernie_status status = session_check_tokens(s, tokens, n, error);
-    s->has_logits = false;
+    ernie_status status = session_check_tokens(s, s->n_tokens, tokens, n, error);
     if (status != ERNIE_OK) return status;
+    s->has_logits = false;
     memmove(s->tokens + s->n_tokens, tokens, n * sizeof *tokens);
     status = session_feed_batches(s, n, all_logits, error);
     if (status == ERNIE_CANCELLED) ern_session_take_cancel(s);
     if (status != ERNIE_OK) return status;
     if (all_logits) {
-        session_mask(s->model, all_logits, n);
+        ern_session_mask(s->model, all_logits, n);
         memcpy(s->logits, all_logits + (n - 1) * vocab, vocab * sizeof *s->logits);
     } else {
-        session_mask(s->model, s->logits, 1);
+        ern_session_mask(s->model, s->logits, 1);
     }
     s->n_tokens += n;
     s->has_logits = true;
@@ -212,7 +213,8 @@ ERN_FN ernie_status ern_session_sync(ernie_session *s, const int32_t *tokens, si
                                      ernie_error *error)
 {
     size_t same = 0;
-    ERN_FAIL_IF(n == 0, error, ERNIE_INVALID, "no tokens to feed");
+    const ernie_status status = session_check_tokens(s, 0, tokens, n, error);
+    if (status != ERNIE_OK) return status;
     while (same < n && same < s->n_tokens && s->tokens[same] == tokens[same]) same++;
     if (same == n && same == s->n_tokens && s->has_logits) return ERNIE_OK;
     if (same == n) same--;

@@ -27,7 +27,7 @@ struct ernie_session {
     float *logits;               /* [vocab_size] after the last token */
     bool has_logits;
     ern_candidate *candidates;   /* [vocab_size] scratch of the sampler */
-    uint32_t *counts;            /* [vocab_size] occurrences, zero between calls */
+    uint32_t *counts;            /* [vocab_size] occurrences, zero between calls of the sampler */
 
     uint64_t rng[4];
     uint64_t seed; /* that rng was seeded with */
@@ -49,6 +49,10 @@ ERN_FN ernie_status ern_session_sync(ernie_session *session, const int32_t *toke
                                      ernie_error *error);
 ERN_FN void ern_session_rewind(ernie_session *session, size_t n);
 
+/* Rows of the vocabulary beyond the tokenizer's tokens can never be chosen: logits
+ * [n_rows][vocab_size] become -INFINITY there. */
+ERN_FN void ern_session_mask(const ernie_model *model, float *logits, size_t n_rows);
+
 /* A request to cancel that ends the call which reports it (session.c). */
 ERN_FN bool ern_session_take_cancel(ernie_session *session);
 
@@ -60,10 +64,11 @@ ERN_FN ernie_status ern_session_load(ernie_session *session, const char *path, e
 /* sample.c: fill what is zero in *params from the model's defaults and check it. */
 ERN_FN ernie_status ern_sampling_resolve(const ernie_model *model, const ernie_sampling *params,
                                          ernie_sampling *resolved, ernie_error *error);
-/* Seed when needed; then choose from the session's logits by resolved params. */
+/* Seed when needed; then choose from the session's logits by resolved params. ERNIE_INVALID when
+ * everything is forbidden, ERNIE_FORMAT when a logit is no finite number. */
 ERN_FN void ern_sample_seed(ernie_session *session, uint64_t seed);
-ERN_FN void ern_sample(ernie_session *session, const ernie_sampling *params, ernie_logprob *chosen,
-                       ernie_logprob *top);
+ERN_FN ernie_status ern_sample(ernie_session *session, const ernie_sampling *params,
+                               ernie_logprob *chosen, ernie_logprob *top, ernie_error *error);
 
 /* generate.c */
 ERN_FN ernie_status ern_generate(ernie_session *session, const ernie_sampling *params,

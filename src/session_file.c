@@ -101,11 +101,14 @@ static ernie_status session_check_head(const ernie_session *s, const char *path,
                                        ernie_error *error)
 {
     const session_head own = session_head_of(s);
+    path = ern_path_end(path);
     ERN_FAIL_IF(memcmp(head->magic, own.magic, sizeof own.magic) != 0, error, ERNIE_FORMAT,
                 "\"%s\" is not a session file", path);
-    ERN_FAIL_IF(head->version > SESSION_FILE_VERSION, error, ERNIE_UNSUPPORTED,
-                "\"%s\" has session version %u; this library reads up to %u", path, head->version,
+    ERN_FAIL_IF(head->version != SESSION_FILE_VERSION, error, ERNIE_UNSUPPORTED,
+                "\"%s\" has session version %u; this library reads version %u", path, head->version,
                 SESSION_FILE_VERSION);
+    ERN_FAIL_IF(head->has_logits > 1, error, ERNIE_FORMAT,
+                "\"%s\" says %u for having logits, must be 0 or 1", path, head->has_logits);
     ERN_FAIL_IF(memcmp(head->weights_id, own.weights_id, sizeof own.weights_id) != 0
                     || head->n_layers != own.n_layers || head->n_kv_heads != own.n_kv_heads
                     || head->head_dim != own.head_dim || head->vocab_size != own.vocab_size,
@@ -138,12 +141,15 @@ static ernie_status session_read(ernie_session *s, const char *path, const sessi
     }
     if (status == ERNIE_OK) status = ern_file_in_read(file, &checksum, sizeof checksum, error);
     if (status != ERNIE_OK) return status;
-    ERN_FAIL_IF(checksum != ern_hash_end64(hash), error, ERNIE_CORRUPT,
-                "\"%s\" is damaged: its checksum does not match", path);
+    const uint64_t actual = ern_hash_end64(hash);
+    ERN_FAIL_IF(checksum != actual, error, ERNIE_CORRUPT,
+                "\"%s\" is damaged: its checksum is %016llx, the file says %016llx",
+                ern_path_end(path), (unsigned long long)actual, (unsigned long long)checksum);
     for (uint32_t i = 0; i < head->n_tokens; i++)
         ERN_FAIL_IF(s->tokens[i] < 0 || (uint32_t)s->tokens[i] >= head->vocab_size, error,
-                    ERNIE_FORMAT, "\"%s\": token %u has id %d; ids are 0 to %u", path, i,
-                    (int)s->tokens[i], head->vocab_size - 1);
+                    ERNIE_FORMAT, "\"%s\": token %u has id %d; ids are 0 to %u",
+                    ern_path_end(path), i, (int)s->tokens[i], head->vocab_size - 1);
+    ern_session_mask(s->model, s->logits, head->has_logits);
     s->n_tokens = head->n_tokens;
     s->has_logits = head->has_logits != 0;
     return ERNIE_OK;
@@ -163,8 +169,9 @@ ERN_FN ernie_status ern_session_load(ernie_session *s, const char *path, ernie_e
     ernie_status status = ern_file_in_open(&file, path, &s->allocator, &n_bytes, error);
     if (status != ERNIE_OK) return status;
     if (n_bytes < sizeof head)
-        status = ern_error_set(error, ERNIE_FORMAT, "\"%s\" has %llu bytes: not a session file",
-                               path, (unsigned long long)n_bytes);
+        status = ern_error_set(error, ERNIE_FORMAT,
+                               "\"%s\" has %llu bytes, a session file at least %zu",
+                               ern_path_end(path), (unsigned long long)n_bytes, sizeof head);
     if (status == ERNIE_OK) status = session_get(file, &hash, &head, sizeof head, error);
     if (status == ERNIE_OK) status = session_check_head(s, path, &head, n_bytes, error);
     if (status != ERNIE_OK) goto done;

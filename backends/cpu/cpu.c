@@ -27,7 +27,7 @@ ERN_FN void cpu_norm(const cpu_run *run, const float *norm, size_t first)
 {
     ern_backend_state *s = run->state;
     size_t begin, end;
-    ern_worker_share(run->worker, s->batch.n_tokens - first, 1, &begin, &end);
+    cpu_share(run, s->batch.n_tokens - first, &begin, &end);
     for (size_t t = first + begin; t < first + end; t++) {
         s->k->rmsnorm(s->x + t * s->x_stride, norm, s->hp->hidden_size, s->hp->rms_norm_eps,
                       s->normed.x + t * s->normed.x_stride);
@@ -48,7 +48,7 @@ ERN_FN void cpu_product(const cpu_run *run, unsigned phase, const ern_matrix *w,
         const uint32_t begin = (uint32_t)i * CPU_TILE_GROUPS;
         const uint32_t end = begin + CPU_TILE_GROUPS < groups ? begin + CPU_TILE_GROUPS : groups;
         const size_t width = ern_min_size(16 * (size_t)(end - begin), w->n_rows - 16 * begin);
-        for (size_t r = 0; r < a->n_tokens; r += CPU_TILE_ROWS) {
+        for (size_t r = 0; r < a->n_tokens && !cpu_stopped(s); r += CPU_TILE_ROWS) {
             ern_act part = *a;
             part.x = a->x ? a->x + r * a->x_stride : NULL;
             part.q = a->q ? a->q + r * a->q_stride : NULL;
@@ -84,7 +84,7 @@ static void cpu_run_embed(const cpu_run *run)
     ern_backend_state *s = run->state;
     const ern_matrix *w = run->op->matrix;
     size_t begin, end;
-    ern_worker_share(run->worker, s->batch.n_tokens, 1, &begin, &end);
+    cpu_share(run, s->batch.n_tokens, &begin, &end);
     for (size_t t = begin; t < end; t++) {
         s->k->row[w->type](w, (uint32_t)s->batch.tokens[t], s->x + t * s->x_stride);
         cpu_angles(s, t);

@@ -138,6 +138,13 @@ static ERN_INLINE bool cpu_tile_next(const cpu_run *run, unsigned phase, size_t 
     return *tile < n;
 }
 
+/* This worker's share of n tokens, heads or pairs; nothing once the step is cancelled. */
+static ERN_INLINE void cpu_share(const cpu_run *run, size_t n, size_t *begin, size_t *end)
+{
+    *begin = *end = 0;
+    if (!cpu_stopped(run->state)) ern_worker_share(run->worker, n, 1, begin, end);
+}
+
 static ERN_INLINE bool cpu_quantized(const ern_matrix *w)
 {
     return w->type == ERN_W8 || w->type == ERN_W4;

@@ -106,7 +106,7 @@ static void attn_tile(const cpu_run *run, size_t i_kv_head, size_t t, size_t n_t
         c->out_max[r] = -INFINITY;
         c->out_sum[r] = 0.0f;
     }
-    for (size_t begin = 0; begin < n_keys; begin += CPU_ATTN_BLOCK) {
+    for (size_t begin = 0; begin < n_keys && !cpu_stopped(s); begin += CPU_ATTN_BLOCK) {
         const size_t n = ern_min_size(CPU_ATTN_BLOCK, n_keys - begin);
         attn_block(run, i_kv_head, begin, n, rows, group, first_limit, c->part, d, c->part_max,
                    c->part_sum);
@@ -163,7 +163,7 @@ static void attn_decode_merge(const cpu_run *run)
     const size_t n_blocks = (s->batch.position + CPU_ATTN_BLOCK) / CPU_ATTN_BLOCK;
     float *out = run->scratch->out;
     size_t begin, end;
-    ern_worker_share(run->worker, s->hp->n_heads, 1, &begin, &end);
+    cpu_share(run, s->hp->n_heads, &begin, &end);
     for (size_t i = begin; i < end; i++) {
         float max = -INFINITY, sum = 0.0f;
         memset(out, 0, d * sizeof *out);
@@ -187,7 +187,7 @@ ERN_FN void cpu_run_attention(const cpu_run *run)
     const ern_act in = cpu_act(&s->normed, 0, n);
     cpu_product(run, 0, &layer->qkv, &in, s->qkv, s->qkv_stride, false);
     ern_pool_barrier(run->worker);
-    ern_worker_share(run->worker, n, 1, &begin, &end);
+    cpu_share(run, n, &begin, &end);
     for (size_t t = begin; t < end; t++) attn_append(run, t);
     ern_pool_barrier(run->worker);
     if (n == 1) {
@@ -199,6 +199,7 @@ ERN_FN void cpu_run_attention(const cpu_run *run)
     }
     ern_pool_barrier(run->worker);
     if (cpu_quantized(&layer->attn_out)) {
+        cpu_share(run, n, &begin, &end);
         for (size_t t = begin; t < end; t++) cpu_quantize_row(s, &s->attn, t);
         ern_pool_barrier(run->worker);
     }

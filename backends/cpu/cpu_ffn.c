@@ -44,7 +44,7 @@ static void ffn_gate_up_tile(const cpu_run *run, const cpu_segment *seg, uint32_
     const uint32_t end = begin + CPU_TILE_GROUPS < all ? begin + CPU_TILE_GROUPS : all;
     const size_t stride = 16 * (size_t)CPU_TILE_GROUPS;
     float *tile = run->scratch->tile;
-    for (size_t r = 0; r < seg->n_rows; r += CPU_TILE_ROWS) {
+    for (size_t r = 0; r < seg->n_rows && !cpu_stopped(s); r += CPU_TILE_ROWS) {
         const size_t n = ern_min_size(CPU_TILE_ROWS, seg->n_rows - r);
         const ern_act a = cpu_act(seg->in, seg->in_row + r, n);
         s->k->matmul[seg->gate_up.type](&seg->gate_up, begin, end, &a, tile, stride);
@@ -71,7 +71,7 @@ static void ffn_down_part(const cpu_run *run, const cpu_segment *seg, uint32_t b
     const size_t stride = 16 * (size_t)CPU_TILE_GROUPS;
     const size_t width = ern_min_size(16 * (size_t)(end - begin), seg->down.n_rows - 16 * begin);
     float *tile = run->scratch->tile;
-    for (size_t r = 0; r < seg->n_rows; r += CPU_TILE_ROWS) {
+    for (size_t r = 0; r < seg->n_rows && !cpu_stopped(s); r += CPU_TILE_ROWS) {
         const size_t n = ern_min_size(CPU_TILE_ROWS, seg->n_rows - r);
         const ern_act a = cpu_act(seg->hidden, seg->hidden_row + r, n);
         s->k->matmul[seg->down.type](&seg->down, begin, end, &a, tile, stride);

@@ -103,9 +103,8 @@ static void moe_route(const cpu_run *run)
 {
     ern_backend_state *s = run->state;
     size_t begin, end;
-    ern_worker_share(run->worker, s->batch.n_tokens, 1, &begin, &end);
-    if (!cpu_stopped(s))
-        for (size_t t = begin; t < end; t++) moe_choose(s, run->op->layer, t);
+    cpu_share(run, s->batch.n_tokens, &begin, &end);
+    for (size_t t = begin; t < end; t++) moe_choose(s, run->op->layer, t);
     if (s->batch.n_tokens > 1) ern_pool_barrier(run->worker);
     if (run->worker->index == 0) {
         moe_sort(s);
@@ -130,7 +129,7 @@ ERN_FN void cpu_run_moe(const cpu_run *run)
     moe_route(run);
     if (n > 1) {
         size_t begin, end;
-        ern_worker_share(run->worker, n * s->hp->moe_k, 1, &begin, &end);
+        cpu_share(run, n * s->hp->moe_k, &begin, &end);
         for (size_t i = begin; i < end; i++) moe_gather_row(s, i, (size_t)s->entry_token[i]);
         ern_pool_barrier(run->worker);
     }

@@ -139,7 +139,8 @@ ERN_FN ernie_status cpu_state_plan(const ern_backend *backend, const ern_state_o
     cpu_state_shape(&shape, backend, options);
     const ernie_status status = cpu_measure(&shape, &kv, &scratch, error);
     *kv_bytes = kv;
-    *scratch_bytes = scratch + sizeof shape;
+    *scratch_bytes =
+        ern_aligned_bytes(scratch) + sizeof shape + ern_pool_bytes(options->n_threads);
     return status;
 }
 

@@ -65,5 +65,7 @@ chat 'a\0000b\n' -n 2
 failed_with 1 'NUL byte' 'a NUL byte'
 bad 1 'nowhere.ernie' chat nowhere.ernie
 bad 1 'option --memory' chat $MODEL --memory 1K
+bad 1 "option --ctx: 99999 tokens, the model's limit is 4096" chat $MODEL --ctx 99999
+bad 1 "option --logit-bias: id 99999999 is not one of the model's" chat $MODEL --logit-bias 99999999=1
 
 finish

@@ -5,6 +5,7 @@ make_model
 printf '{"text": "hello world</s>"}\n{"text": "a"}\n\n{"text": "more words here", "other": 1}\n' >three.jsonl
 ok eval $MODEL three.jsonl
 quiet_stderr
+documented eval
 json 'set(v) == {"documents", "tokens", "nll_per_token"} and v["documents"] == 3 and v["nll_per_token"] > 0'
 cp out three.json
 ok eval $MODEL three.jsonl --json --threads 1 --cpu base
@@ -20,11 +21,40 @@ printf '{"text": "hello world</s>"}' >unended.jsonl
 ok eval $MODEL unended.jsonl
 json "v['tokens'] == $tokens"
 
+# The end token counts as a token, and what is scored is what the logits say.
+ok tokenize $MODEL '</s>'
+json 'len(v) == 1'
+end=$(tr -d '[]\n' <out)
+ok tokenize $MODEL 'hello world'
+ids=$(tr -d '[]\n' <out),$end
+ok tokenize $MODEL 'hello world</s>'
+checked
+[ "$(cat out)" = "[$ids]" ] || failed 'a trailing </s> should be the end token'
+ok logits $MODEL --ids "$ids" --all --kv f16
+if [ -n "$PYTHON" ]; then
+    expected=$("$PYTHON" -c '
+import json, math, sys
+ids = [int(i) for i in sys.argv[1].split(",")]
+nll = 0
+for row, id in zip(json.load(open("out")), ids[1:]):
+    nll += math.log(sum(math.exp(x) for x in row if x is not None)) - row[id]
+print(nll / (len(ids) - 1))' "$ids")
+    ok eval $MODEL unended.jsonl
+    json "abs(v['nll_per_token'] - $expected) < 1e-4"
+fi
+
 # Only the first 1024 tokens of a document are scored.
 text=$(head -c 6000 /dev/zero | tr '\0' 7)
 printf '{"text": "%s"}\n' "$text" >long.jsonl
 ok eval $MODEL long.jsonl
 json 'v["tokens"] == 1023'
+cp out long.json
+printf '{"text": "%s and something else</s>"}\n' "$text" >longer.jsonl
+ok eval $MODEL longer.jsonl
+same out long.json
+printf '{"text": "something else %s"}\n' "$text" >other.jsonl
+ok eval $MODEL other.jsonl
+json 'v["tokens"] == 1023 and v["nll_per_token"] != json.load(open("long.json"))["nll_per_token"]'
 
 while IFS='|' read -r fragment text; do
     printf '{"text": "good enough"}\n%s\n' "$text" >bad.jsonl

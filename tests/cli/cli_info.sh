@@ -34,13 +34,7 @@ for offset in 0 9 40 100 $((size / 4)) $((size / 2)) $((size - 5000)); do
     flip "$offset"
     checked
     run verify bad.ernie
-    if [ "$status" -eq 0 ]; then
-        # Padding between records belongs to nobody: then nothing else may have changed either.
-        says out '^ok: '
-        echo "  (offset $offset lies between records)"
-    else
-        failed_with 1 'bad.ernie' "verify with a flipped byte at $offset"
-    fi
+    failed_with 1 'bad.ernie' "verify with a flipped byte at $offset"
 done
 if [ -n "$PYTHON" ]; then
     ok info $MODEL --json --records
@@ -49,6 +43,13 @@ if [ -n "$PYTHON" ]; then
     flip "$offset"
     bad 1 "$name" verify bad.ernie
 fi
+# A file of a newer version says so, whatever else this reader makes of it.
+cp model.ernie newer.ernie
+printf '\007' | dd of=newer.ernie bs=1 seek=8 conv=notrunc 2>/dev/null
+for command in info verify chat bench; do
+    bad 1 'newer.ernie: the file has format version 7' "$command" newer.ernie
+done
+bad 1 'this library reads up to 1' run newer.ernie -p x
 for n in 0 1 10 200 5000 $((size / 2)) $((size - 1)); do
     head -c "$n" model.ernie >short.ernie
     bad 1 'short.ernie' info short.ernie

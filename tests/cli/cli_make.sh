@@ -28,28 +28,54 @@ mkdir nothing
 bad 1 'config.json' convert nothing b.ernie
 absent b.ernie
 printf '{"architectures": ["Other"]}' >nothing/config.json
-run convert nothing b.ernie
-failed_with 1 'nothing' 'a checkpoint of another kind'
+bad 1 'nothing: config.json: architectures is "Other"' convert nothing b.ernie
 absent b.ernie
 absent b.ernie.part
 bad 1 'a.ernie: exists already' convert nothing a.ernie
 bad 1 'is a directory' convert nothing "$PWD" --force
 
-data=${ERNIE_SHARED:-$REPO/../shared}/data
-if [ -d "$data/micro-moe" ]; then
-    ok convert "$data/micro-moe" micro.ernie --type f32 --name 'a name'
+# micro-moe is whole, but has no tokenizer.
+CHECKPOINT=$REPO/tests/data/micro-moe
+if [ -d "$CHECKPOINT" ]; then
+    ok convert "$CHECKPOINT" micro.ernie --type f32 --name 'a name'
     says out '^micro\.ernie: [0-9.]+ MiB from [0-9.]+ MiB in [0-9.]+ s$'
     quiet_stderr
     ok verify micro.ernie
     ok info micro.ernie --json
     json 'v["name"] == "a name"'
-    ok convert "$data/micro-moe" micro.ernie --type w8 --force --threads 1 --chat none
+    ok convert "$CHECKPOINT" micro.ernie --type w8 --force --threads 1 --chat none
     ok info micro.ernie --json
-    json 'v["chat_format"] == "none"'
-    bad 1 '--raw works without one' run micro.ernie -p hello
-    bad 1 'no chat format' chat micro.ernie
+    json 'v["chat_format"] == "none" and v["name"] == "micro-moe"'
+    ok run micro.ernie --ids 5,6 -n 2 --json
+    bad 1 'micro.ernie: the model file has no tokenizer; --ids works without one' run micro.ernie -p hello
+    bad 1 '--ids works without one' run micro.ernie --raw -p hello
+    bad 1 'micro.ernie: the file has no chat format' chat micro.ernie
+    bad 1 'micro.ernie: the model file has no tokenizer' tokenize micro.ernie hello
+    bad 1 'micro.ernie: the model file has no tokenizer' detokenize micro.ernie --ids 5
+    printf '{"text": "hello"}\n' >text.jsonl
+    bad 1 'micro.ernie: the model file has no tokenizer' eval micro.ernie text.jsonl
+
+    # A checkpoint that is damaged is named, and so is what is wrong with it.
+    mkdir damaged
+    cp "$CHECKPOINT"/config.json damaged/
+    bad 1 'damaged' convert damaged d.ernie
+    says err 'safetensors'
+    head -c 20000 "$CHECKPOINT"/model.safetensors >damaged/model.safetensors
+    bad 1 'damaged: model.safetensors' convert damaged d.ernie
+    cp "$CHECKPOINT"/model.safetensors damaged/
+    sed 's/"hidden_size": *[0-9]*/"hidden_size": 96/' "$CHECKPOINT"/config.json >damaged/config.json
+    bad 1 'damaged: ' convert damaged d.ernie
+    absent d.ernie
+    absent d.ernie.part
+fi
+
+data=${ERNIE_SHARED:-$REPO/../shared}/data
+if [ -d "$data/ernie-demo-moe" ]; then
+    ok convert "$data/ernie-demo-moe" demo.ernie --chat none
+    bad 1 '--raw works without one' run demo.ernie -p hello
+    ok run demo.ernie --raw -p hello -n 2
 else
-    echo "  (no checkpoint to convert: set ERNIE_SHARED)"
+    echo "  (no checkpoint with a tokenizer: set ERNIE_SHARED)"
 fi
 
 finish

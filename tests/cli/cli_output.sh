@@ -18,7 +18,7 @@ logits $MODEL --ids 5
 tokenize $MODEL hello
 detokenize $MODEL --ids 20
 eval $MODEL text.jsonl
-bench $MODEL -p 1 -n 1 --repeat 1
+bench $MODEL -p 1 -n 1 --repeat 1 --threads 1
 TABLE
 }
 
@@ -41,7 +41,22 @@ echo hello | "$ERNIE" chat $MODEL -n 3 >/dev/full 2>err
 status=$?
 failed_with 1 'standard output cannot be written' 'ernie chat >/dev/full'
 
-# A reader that leaves: an error with a line, not a death by SIGPIPE (141).
+# A reader that has left: an error with a line, not a death by SIGPIPE (141). The reader is there
+# while descriptor 3 is opened, and gone when the program writes.
+mkfifo pipe
+: >out
+while read -r arguments; do
+    sleep 0.05 <pipe &
+    exec 3>pipe
+    wait $!
+    # shellcheck disable=SC2086
+    "$ERNIE" $arguments >&3 2>err </dev/null 3>&-
+    status=$?
+    failed_with 1 'standard output cannot be written: Broken pipe' "ernie $arguments without a reader"
+    exec 3>&-
+done <commands.txt
+
+# A reader that leaves in the middle of an answer ends it.
 (
     "$ERNIE" run $MODEL -p hello -n 2000 --logit-bias 2=-inf --ctx 2500 2>err
     echo $? >status.txt
@@ -57,6 +72,16 @@ checked
 cp out closed.txt
 ok run $MODEL -p hello -n 3 --temp 0 -q
 same out closed.txt
+echo hello | "$ERNIE" chat $MODEL -n 3 >&- 2>err
+status=$?
+failed_with 1 'standard output cannot be written' 'chat with standard output closed'
+for command in tokenize chat; do
+    [ $command = chat ] && text= || text=-
+    # shellcheck disable=SC2086
+    "$ERNIE" $command $MODEL $text <&- >out 2>err
+    status=$?
+    failed_with 1 'standard input cannot be read: Bad file descriptor' "$command without standard input"
+done
 "$ERNIE" synth other.ernie --shape demo --layers 1 >&- 2>err
 status=$?
 failed_with 1 'standard output cannot be written' 'synth with standard output closed'

@@ -32,6 +32,7 @@ ok run $MODEL -p 'hello' -n 4 --json
 json '0 < v["seed"] < 2 ** 53'
 ok run $MODEL -p 'hello' -n 3 --json --temp 0 --logprobs 4
 json 'len(v["logprobs"]) == len(v["ids"])'
+documented run
 json 'all(l["id"] == i and len(l["top"]) == 4 and l["logprob"] <= 0 for l, i in zip(v["logprobs"], v["ids"]))'
 json 'all(l["top"][0]["id"] == l["id"] and set(l["top"][0]) == {"id", "text", "logprob"} for l in v["logprobs"])'
 ok run $MODEL -p 'hello' -n 3 --json --logprobs 0
@@ -51,8 +52,13 @@ if [ -n "$PYTHON" ]; then
     ok run $MODEL --ids 5,6,7 -n 5 --temp 0 --json --logit-bias "$first=-inf"
     json "v['ids'] == [] or v['ids'][0] != $first"
 fi
-bad 1 '99999999' run $MODEL --ids 5,99999999 -n 1
-bad 1 '99999999' run $MODEL -p hello -n 1 --logit-bias 99999999=1
+ok info $MODEL --json
+n_ids=$(sed 's/.*"vocab_size":\([0-9]*\).*/\1/' out)
+ok run $MODEL --ids $((n_ids - 1)) -n 1
+wrong="id $n_ids is not one of the model's, 0 to $((n_ids - 1))"
+bad 1 "option --ids: $wrong" run $MODEL --ids "5,$n_ids" -n 1
+bad 1 "option --stop-id: $wrong" run $MODEL -p hello -n 1 --stop-id "5,$n_ids"
+bad 1 "option --logit-bias: $wrong" run $MODEL -p hello -n 1 --logit-bias "$n_ids=1"
 
 # ---- Raw text: special tokens in it count, in a question they do not ----
 ok run $MODEL --raw -p '</s>' -n 1 --json
@@ -106,7 +112,10 @@ references[0] is not an object|{"date": "d", "references": ["x"]}
 references[1].url is not a string|{"date": "d", "references": [{}, {"url": 5}]}
 language is neither "zh" nor "en"|{"date": "d", "references": [], "language": "fr"}
 TABLE
+printf '{"date": "\377", "references": []}' >bad.json
+bad 1 'bad.json: line 1 is not JSON' run $MODEL -p x --search-context bad.json
 bad 1 'nowhere.json: No such file' run $MODEL -p x --search-context nowhere.json
+bad 1 "$PWD: Is a directory" run $MODEL -p x --search-context "$PWD"
 
 # ---- Sessions ----
 ok run $MODEL --ids 5,6,7,8 -n 3 --temp 0 --json --save-session s.bin
@@ -122,7 +131,8 @@ bad 1 'nowhere.bin' run $MODEL --load-session nowhere.bin -n 1
 head -c 100 s.bin >short.bin
 bad 1 'short.bin' run $MODEL --load-session short.bin -n 1
 bad 1 'model.ernie' run $MODEL --load-session model.ernie -n 1
-bad 1 'kv' run $MODEL --load-session s.bin -n 1 --kv f32
+bad 1 's.bin" holds an f16 cache, the session an f32 one' run $MODEL --load-session s.bin -n 1 --kv f32
+bad 1 "of the context's 8 are taken (option --ctx)" run $MODEL --load-session s.bin --ids 5,5,5,5 --ctx 8 -n 1
 bad 1 '/nowhere/' run $MODEL --ids 5 -n 1 --json --save-session /nowhere/s.bin
 absent /nowhere/s.bin
 
@@ -130,9 +140,17 @@ absent /nowhere/s.bin
 bad 1 'the prompt has' run $MODEL --ids 5,5,5,5,5,5,5,5,5 --ctx 8 -n 1
 bad 1 'the context holds 8 (option --ctx)' run $MODEL --ids 5,5,5,5,5,5,5,5,5 --ctx 8 -n 1
 bad 1 "the model's limit" run $MODEL -p x --ctx 2000000000 -n 1
+ok run $MODEL --ids 5,5,5,5,5,5,5,5 --ctx 8 -n 1 --json
+json 'v["prompt_tokens"] == 8 and v["generated_tokens"] <= 1'
+head -c 20000 /dev/zero | tr '\0' 7 | "$ERNIE" run $MODEL --raw -p - -n 1 >out 2>err
+status=$?
+failed_with 1 "the prompt has 2" 'a prompt longer than the model'
+says err "tokens, the context holds 4096, the model's limit\$"
 ok run $MODEL --ids 5,5,5,5 --ctx 6 -n 50 --temp 0 --json
 json 'v["stop"] in ("context", "end") and v["generated_tokens"] <= 3'
 bad 1 'option --memory: 0.0 MiB, but the session needs' run $MODEL -p x --memory 1K -n 1
+bad 1 'option --memory: 0.0 MiB, but the session needs' run $MODEL -p x --memory 0 -n 1
+bad 1 'use a smaller --ctx' run $MODEL -p x --memory 1M -n 1
 ok run $MODEL -p x --memory 64G -n 1 -q
 bad 1 'nowhere.ernie' run nowhere.ernie -p x
 bad 1 'search.json' run search.json -p x

@@ -39,7 +39,7 @@ same out expected
 head -c 300000 /dev/zero | tr '\0' x | "$ERNIE" tokenize $MODEL - >out 2>err
 json 'len(v) > 1000'
 
-bad 1 '99999999' detokenize $MODEL --ids 5,99999999
+bad 1 "option --ids: id 99999999 is not one of the model's" detokenize $MODEL --ids 5,99999999
 bad 1 'nowhere.ernie' tokenize nowhere.ernie x
 
 # ---- Logits ----
@@ -54,7 +54,20 @@ ok logits $MODEL --ids 5,6,7 --kv f16 --threads 1 --cpu base
 ok logits $MODEL --ids 5,6,7 --all
 json 'len(v) == 3'
 json 'max(abs(a - b) for a, b in zip(v[2], json.load(open("last.json"))) if a is not None) < 1e-3'
-bad 1 '99999999' logits $MODEL --ids 5,99999999
+bad 1 "option --ids: id 99999999 is not one of the model's" logits $MODEL --ids 5,99999999
+# More positions than are computed at once.
+if [ -d "$REPO/tests/data/micro-moe" ]; then
+    ok convert "$REPO/tests/data/micro-moe" micro.ernie
+    ids=$(awk 'BEGIN { for (i = 0; i < 600; i++) printf "%d,", i % 300; print 7 }')
+    ok logits micro.ernie --ids "$ids" --threads 1
+    cp out last.json
+    ok logits micro.ernie --ids "$ids" --threads 1 --all
+    json 'len(v) == 601'
+    json 'max(abs(a - b) for a, b in zip(v[600], json.load(open("last.json"))) if a is not None) < 1e-3'
+    json 'v[0] != v[300] and v[599] != v[600]'
+fi
+ids=$(head -c 8192 /dev/zero | tr '\0' 5 | sed 's/5/5,/g')5
+bad 1 "the prompt has 8193 tokens, the context holds 4096, the model's limit" logits $MODEL --ids "$ids"
 bad 1 'option --memory' logits $MODEL --ids 5 --memory 1K
 
 finish

@@ -61,6 +61,8 @@ option --tokens: "99999999999999999999" is not a whole number|-p x --tokens 9999
 option --seed: "-1" is not a whole number from 0|-p x --seed -1
 option --seed: "1.5" is not a whole number|-p x --seed 1.5
 option --ctx: "0" is not a whole number|-p x --ctx 0
+option --threads: "0" is not a whole number from 1 to 1024|-p x --threads 0
+option --threads: "9999" is not a whole number from 1 to 1024|-p x --threads 9999
 option --threads: "2000" is not a whole number from 1 to 1024|-p x --threads 2000
 option --kv: "f64" is not one of f16|-p x --kv f64
 option --cpu: "mmx" is not one of auto|-p x --cpu mmx

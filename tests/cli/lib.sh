@@ -111,6 +111,18 @@ assert eval(sys.argv[1]), v if len(text) < 500 else "expression is false"
 ' "$1" 2>json.err || { failed "JSON should be: $1"; tail -n 1 json.err; }
 }
 
+# documented COMMAND: the command's help names every field of the JSON object in out.
+documented() {
+    [ -n "$PYTHON" ] || return 0
+    fields=$("$PYTHON" -c 'import json; print(*json.load(open("out")))')
+    cp out fields.json
+    for field in $fields; do
+        ok help "$1"
+        says out "(^|[^a-z_])$field([^a-z_]|\$)"
+    done
+    mv fields.json out
+}
+
 # A small model of random weights, made once per test.
 make_model() {
     ok synth model.ernie --shape demo --layers 2 --type w4

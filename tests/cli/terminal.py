@@ -1,12 +1,14 @@
-"""Plays someone at a terminal: terminal.py PROGRAM MODEL LONG.jsonl. Prints what failed."""
+"""Plays someone at a terminal: terminal.py PROGRAM MODEL. Prints what failed."""
 
+import glob
 import os
 import pty
 import select
+import subprocess
 import sys
 import time
 
-PROGRAM, MODEL, LONG = sys.argv[1:4]
+PROGRAM, MODEL = sys.argv[1:3]
 PATIENCE = 60  # seconds, for machines that are busy and builds with sanitizers
 failures = 0
 
@@ -42,6 +44,13 @@ class Terminal:
                 return len(self.seen)
         return self.seen.index(text.encode(), after) + len(text.encode())
 
+    def wait_for_more(self, after):
+        """Read until there is anything behind position `after`."""
+        end = time.time() + PATIENCE
+        while len(self.seen) <= after:
+            if time.time() > end or not self.read(0.1):
+                return self.fail("fell silent")
+
     def type(self, text):
         os.write(self.file, text.encode())
 
@@ -72,6 +81,23 @@ class Terminal:
         print(f"terminal: ernie {self.name}: {sentence}\n  saw {self.seen[-600:]!r}")
 
 
+def write_documents(path, n):
+    with open(path, "w", encoding="ascii") as file:
+        file.write('{"text": "a few words for a short document"}\n' * n)
+
+
+def documents_that_last(path, seconds):
+    """Write so many documents that this machine and this build need the time for them."""
+    n = 8
+    while True:
+        write_documents(path, n)
+        start = time.time()
+        subprocess.run([PROGRAM, "eval", MODEL, path], check=True, stdout=subprocess.DEVNULL)
+        if time.time() - start >= seconds:
+            return n
+        n *= 2
+
+
 def chat_answers_and_leaves():
     t = Terminal("chat", MODEL, "-n", "4", "--temp", "0")
     at = t.wait_for("> ")
@@ -98,8 +124,7 @@ def ctrl_c_stops_the_answer():
     at = t.wait_for("> ")
     t.type("hello\r")
     at = t.wait_for("\n", at)
-    for _ in range(8):
-        t.read(0.05)
+    t.wait_for_more(at)
     t.type("\x03")
     at = t.wait_for("(stopped)", at)
     at = t.wait_for("> ", at)
@@ -122,38 +147,83 @@ def ctrl_c_at_the_prompt_leaves_the_second_time():
     t.finish(0)
 
 
-def the_bar_is_drawn_and_erased():
-    t = Terminal("eval", MODEL, LONG, "--threads", "1", "--cpu", "base")
+def run_on_a_terminal_shows_text_and_statistics():
+    t = Terminal("run", MODEL, "-p", "hello", "-n", "4", "--temp", "0")
     seen = t.finish(0)
-    t.check("scoring [" in seen and "% " in seen, "no progress bar")
+    t.check("| 4 tokens " in seen, "no statistics")
+
+
+def the_bar_is_drawn_and_erased():
+    t = Terminal("eval", MODEL, "documents.jsonl")
+    seen = t.finish(0)
+    t.check("scoring [" in seen and "% " in seen and " left" in seen, "no progress bar")
     last_bar = seen.rfind("scoring [")
     t.check("\r\x1b[K{" in seen[last_bar:], "the bar was not erased before the result")
     t.check(seen.rstrip().endswith("}"), "the result is not the last line")
+    t.check("reading the prompt" not in seen, "two bars at once")
 
 
 def the_bar_stays_away():
-    t = Terminal("eval", MODEL, LONG, "--limit", "20", "--quiet")
+    t = Terminal("eval", MODEL, "documents.jsonl", "--quiet")
     t.check("scoring" not in t.finish(0), "a bar in spite of --quiet")
-    t = Terminal("eval", MODEL, LONG, "--limit", "20", TERM="dumb")
+    t = Terminal("eval", MODEL, "documents.jsonl", TERM="dumb")
     t.check("scoring" not in t.finish(0), "a bar on a dumb terminal")
 
 
 def ctrl_c_erases_the_bar_and_says_one_line():
-    t = Terminal("eval", MODEL, LONG, "--threads", "1", "--cpu", "base")
+    t = Terminal("eval", MODEL, "many.jsonl")
     at = t.wait_for("scoring [")
     t.type("\x03")
     t.wait_for("stopped by a signal", at)
     seen = t.finish(130)
     t.check("\r\x1b[Kernie eval: stopped by a signal" in seen, "the bar was not erased")
+    t.check("documents" not in seen[seen.rfind("\x1b[K") :], "a result in spite of Ctrl-C")
 
 
+def a_bar_with_the_time_left(what, *arguments):
+    """Something that takes seconds and writes big.ernie, stopped as soon as its bar is there."""
+    start = time.time()
+    t = Terminal(*arguments)
+    while t.read(0.05) and b" left" not in t.seen:
+        pass
+    if b"no room for" in t.seen:
+        print(f"  (no room to {arguments[0]})")
+        t.finish(1)
+    elif b" left" not in t.seen:
+        t.finish(0)
+        t.check(time.time() - start < 1.5, "no progress bar")
+        print(f"  ({arguments[0]} ended before its bar could be seen)")
+    else:
+        t.check(what in t.seen and b"B/s  " in t.seen, "no rate")
+        t.type("\x03")
+        t.finish(130)
+        t.check(not glob.glob("big.ernie*"), "the unfinished file should be gone")
+    for path in glob.glob("big.ernie*"):
+        os.remove(path)
+
+
+def synth_shows_the_time_left():
+    a_bar_with_the_time_left(b"writing [", "synth", "big.ernie", "--shape", "21b", "--layers", "8")
+
+
+def convert_shows_the_time_left():
+    make = os.path.join(os.path.dirname(__file__), "sparse_checkpoint.py")
+    subprocess.run([sys.executable, make, "zeros", "60"], check=True)
+    a_bar_with_the_time_left(b"converting [", "convert", "zeros", "big.ernie")
+
+
+n_documents = documents_that_last("documents.jsonl", 1.0)
+write_documents("many.jsonl", 100 * n_documents)
 for play in (
     chat_answers_and_leaves,
     ctrl_c_stops_the_answer,
     ctrl_c_at_the_prompt_leaves_the_second_time,
+    run_on_a_terminal_shows_text_and_statistics,
     the_bar_is_drawn_and_erased,
     the_bar_stays_away,
     ctrl_c_erases_the_bar_and_says_one_line,
+    synth_shows_the_time_left,
+    convert_shows_the_time_left,
 ):
     play()
 sys.exit(1 if failures else 0)

@@ -3,6 +3,8 @@
  * the likelihood of held-out documents.
  *
  *   test_golden logits CHECKPOINT           f32: logits within 2e-3, same experts, same greedy ids
+ *   test_golden shapes FOLDER               the same for each checkpoint that FOLDER/golden.json lists,
+ *                                           and its other weight types on every instruction set
  *   test_golden texts CHECKPOINT TYPE       greedy ids of golden.json's cases while the margin is clear
  *   test_golden nll CHECKPOINT TYPE MARGIN DOCUMENTS.jsonl   nats per token against golden.json
  *
@@ -19,6 +21,8 @@
 
 #define SKIPPED 77
 #define LOGIT_TOLERANCE 2e-3
+#define PROMPT_MAX 512u
+#define STEP_TOKENS 7u
 #define CLEAR_MARGIN 0.02
 #define DOCUMENT_TOKENS 1024u
 
@@ -40,21 +44,39 @@ static char *file_beside(const char *folder, const char *name, char path[1024])
     return path;
 }
 
-static ernie_model *converted(const char *checkpoint, const char *type, const char *cpu)
+/* The checkpoint as a file of this run; the caller removes it. */
+static void convert_to(const char *checkpoint, const char *type, char path[64])
 {
     ern_convert_options options = { .type = type };
+    snprintf(path, 64, "golden-%ld-%s.ernie", (long)(ern_entropy() & 0xffffff), type);
+    CHECK(ern_convert(checkpoint, path, &options, &error) == ERNIE_OK, "%s: %s", checkpoint,
+          error.message);
+}
+
+/* NULL when this processor lacks the instruction set. */
+static ernie_model *open_on(const char *path, const char *cpu)
+{
     ernie_model_options open = ERNIE_MODEL_OPTIONS_INIT;
     ernie_model *model = NULL;
-    char path[64];
-    snprintf(path, sizeof path, "golden-%ld-%s.ernie", (long)(ern_entropy() & 0xffffff), type);
-    CHECK(ern_convert(checkpoint, path, &options, &error) == ERNIE_OK, "%s", error.message);
     open.no_mmap = true;
     open.verify = true;
     open.cpu = cpu;
-    CHECK(ernie_model_open(&model, path, &open, &error) == ERNIE_OK, "%s", error.message);
+    const ernie_status status = ernie_model_open(&model, path, &open, &error);
+    CHECK(status == ERNIE_OK || (cpu && status == ERNIE_UNSUPPORTED), "%s", error.message);
+    return model;
+}
+
+static ernie_model *converted(const char *checkpoint, const char *type)
+{
+    char path[64];
+    convert_to(checkpoint, type, path);
+    ernie_model *model = open_on(path, NULL);
     remove(path);
     return model;
 }
+
+static const char *const cpu_sets[] = { "base", "avx2", "avx512", "neon" };
+#define N_CPU_SETS (sizeof cpu_sets / sizeof *cpu_sets)
 
 static ernie_session *session_on(const ernie_model *model, ernie_session_options *options)
 {
@@ -127,14 +149,14 @@ static void check_greedy(ernie_session *session, const json_t *golden, const cha
 }
 
 /* A whole prompt at once, and token by token, must both give the golden logits. */
-static void check_logits_on(const char *checkpoint, const json_t *golden, const char *cpu)
+static void check_logits_on(const char *checkpoint, const ernie_model *model, const json_t *golden,
+                            const char *cpu)
 {
-    ernie_model *model = converted(checkpoint, "f32", cpu);
     ernie_model_info info = { .size = sizeof info };
     routes r = { .golden = json_object_get(golden, "routing") };
     ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
-    int32_t ids[512];
-    const size_t n = ids_of(json_object_get(golden, "input_ids"), ids, 512);
+    int32_t ids[PROMPT_MAX];
+    const size_t n = ids_of(json_object_get(golden, "input_ids"), ids, PROMPT_MAX);
     ernie_model_get_info(model, &info);
     float *logits = malloc(n * info.vocab_size * sizeof *logits);
     CHECK(logits, "no memory");
@@ -162,27 +184,113 @@ static void check_logits_on(const char *checkpoint, const json_t *golden, const 
     CHECK(worst <= LOGIT_TOLERANCE, "differs from the reference");
     check_greedy(session, json_object_get(golden, "greedy"), checkpoint);
     ernie_session_free(session);
-    ernie_model_close(model);
     free(logits);
 }
 
 static void check_logits(const char *checkpoint, const json_t *golden)
 {
-    static const char *const sets[] = { "base", "avx2", "avx512", "neon" };
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-        ernie_model *probe = NULL;
-        ernie_model_options open = ERNIE_MODEL_OPTIONS_INIT;
-        char path[64] = "golden-probe.ernie";
-        ern_convert_options options = { .type = "w4" };
-        if (i == 0) CHECK(ern_convert(checkpoint, path, &options, &error) == ERNIE_OK, "%s",
-                          error.message);
-        open.cpu = sets[i];
-        const ernie_status status = ernie_model_open(&probe, path, &open, NULL);
-        ernie_model_close(probe);
-        CHECK(status == ERNIE_OK || status == ERNIE_UNSUPPORTED, "%s", sets[i]);
-        if (status == ERNIE_OK) check_logits_on(checkpoint, golden, sets[i]);
+    char path[64];
+    convert_to(checkpoint, "f32", path);
+    for (size_t i = 0; i < N_CPU_SETS; i++) {
+        ernie_model *model = open_on(path, cpu_sets[i]);
+        if (model) check_logits_on(checkpoint, model, golden, cpu_sets[i]);
+        ernie_model_close(model);
     }
-    remove("golden-probe.ernie");
+    remove(path);
+}
+
+/* ---- Shapes -------------------------------------------------------------------------------- */
+
+static double relative_difference(const float *got, const float *want, size_t n)
+{
+    double sum = 0.0, square = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        const double off = (double)got[i] - (double)want[i];
+        sum += off * off;
+        square += (double)want[i] * (double)want[i];
+    }
+    return sqrt(sum / square);
+}
+
+static float *golden_floats(const json_t *rows, size_t n, size_t vocab)
+{
+    float *values = malloc(n * vocab * sizeof *values);
+    CHECK(values, "no memory");
+    for (size_t i = 0; i < n * vocab; i++)
+        values[i] = (float)json_number_value(
+            json_array_get(json_array_get(rows, i / vocab), i % vocab));
+    return values;
+}
+
+/* All logits of the prompt, in steps of a few tokens. */
+static void feed_in_steps(const ernie_model *model, const int32_t *ids, size_t n, float *logits)
+{
+    ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
+    options.n_threads = 1;
+    options.n_batch = STEP_TOKENS;
+    ernie_session *session = session_on(model, &options);
+    CHECK(ernie_session_feed_logits(session, ids, n, logits, &error) == ERNIE_OK, "%s",
+          error.message);
+    ernie_session_free(session);
+}
+
+/* Root mean squares of the difference, in units of the golden logits' own. Rounded weights change
+ * which experts are chosen, so they may go far in random models, but unrelated logits are 1.4 away. */
+typedef struct rounded_type {
+    const char *name;
+    double golden_max;
+} rounded_type;
+
+static const rounded_type rounded_types[] = {
+    { "f16", 0.01 }, { "bf16", 0.03 }, { "w8", 0.4 }, { "w4", 0.9 }
+};
+#define SETS_APART_MAX 0.01
+
+/* The types that round: not far from the golden logits, and every set where the base set is. */
+static void check_rounded(const char *checkpoint, const json_t *golden, const rounded_type *type)
+{
+    char path[64];
+    int32_t ids[PROMPT_MAX];
+    const size_t n = ids_of(json_object_get(golden, "input_ids"), ids, PROMPT_MAX);
+    const json_t *rows = json_object_get(golden, "logits");
+    const size_t vocab = json_array_size(json_array_get(rows, 0));
+    float *want = golden_floats(rows, n, vocab), *base = NULL;
+    convert_to(checkpoint, type->name, path);
+    for (size_t i = 0; i < N_CPU_SETS; i++) {
+        ernie_model *model = open_on(path, cpu_sets[i]);
+        if (!model) continue;
+        float *got = malloc(n * vocab * sizeof *got);
+        CHECK(got, "no memory");
+        feed_in_steps(model, ids, n, got);
+        const double off = relative_difference(got, want, n * vocab);
+        const double apart = base ? relative_difference(got, base, n * vocab) : 0.0;
+        printf("%s %s %s: %.2g of the golden logits, %.2g of the base set's\n", checkpoint,
+               type->name, cpu_sets[i], off, apart);
+        CHECK(off <= type->golden_max && apart <= SETS_APART_MAX, "differs too much");
+        ernie_model_close(model);
+        if (base) free(got);
+        else base = got;
+    }
+    remove(path);
+    free(base);
+    free(want);
+}
+
+static void check_shapes(const char *folder, const json_t *list)
+{
+    size_t i;
+    json_t *name;
+    json_array_foreach(json_object_get(list, "shapes"), i, name) {
+        char checkpoint[1024], path[1024];
+        file_beside(folder, json_string_value(name), checkpoint);
+        json_t *golden = json_load_file(file_beside(checkpoint, "golden.json", path), 0, NULL);
+        CHECK(golden, "%s is not there", path);
+        check_logits(checkpoint, golden);
+        for (size_t t = 0; t < sizeof rounded_types / sizeof *rounded_types; t++)
+            check_rounded(checkpoint, golden, &rounded_types[t]);
+        json_decref(golden);
+    }
+    CHECK(i > 0, "no shapes in %s", folder);
 }
 
 /* ---- A trained model ----------------------------------------------------------------------- */
@@ -190,7 +298,7 @@ static void check_logits(const char *checkpoint, const json_t *golden)
 /* Follow the golden greedy ids; where the model's best differs, the golden margin must be small. */
 static void check_texts(const char *checkpoint, const json_t *golden, const char *type)
 {
-    ernie_model *model = converted(checkpoint, type, NULL);
+    ernie_model *model = converted(checkpoint, type);
     ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
     ernie_model_info info = { .size = sizeof info };
     size_t i, n_same = 0, n_close = 0;
@@ -255,7 +363,7 @@ static void check_nll(const char *checkpoint, const json_t *golden, const char *
 {
     const json_t *eval = json_object_get(golden, "eval");
     const size_t limit = (size_t)json_integer_value(json_object_get(eval, "documents"));
-    ernie_model *model = converted(checkpoint, type, NULL);
+    ernie_model *model = converted(checkpoint, type);
     ernie_model_info info = { .size = sizeof info };
     ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
     static char line[1 << 16];
@@ -303,6 +411,7 @@ int main(int argc, char **argv)
         return SKIPPED;
     }
     if (strcmp(argv[1], "logits") == 0) check_logits(argv[2], golden);
+    else if (strcmp(argv[1], "shapes") == 0) check_shapes(argv[2], golden);
     else if (strcmp(argv[1], "texts") == 0 && argc == 4) check_texts(argv[2], golden, argv[3]);
     else if (strcmp(argv[1], "nll") == 0 && argc == 6)
         check_nll(argv[2], golden, argv[3], atof(argv[4]), argv[5]);

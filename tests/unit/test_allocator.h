@@ -17,6 +17,7 @@ typedef struct test_allocator {
     atomic_llong live;  /* bytes held by the library */
     atomic_long n_wrong_sizes;
     atomic_long n_requests;
+    atomic_long n_failed; /* requests that were refused on purpose */
 } test_allocator;
 
 /* Each block carries its size in the 16 bytes before it. */
@@ -34,10 +35,13 @@ static inline void *test_allocator_resize(void *user, void *ptr, size_t old_size
     }
     atomic_fetch_add(&a->n_requests, 1);
     if (atomic_load(&a->budget) == 0) {
+        atomic_fetch_add(&a->n_failed, 1);
         if (!a->sticky) atomic_store(&a->budget, TEST_ALLOCATOR_NEVER);
         return NULL;
     }
     if (atomic_load(&a->budget) > 0) atomic_fetch_sub(&a->budget, 1);
+    /* What no machine has, sanitizers end the process for. */
+    if (new_size > SIZE_MAX - 16 || (uint64_t)new_size > (uint64_t)1 << 38) return NULL;
     block = realloc(block, new_size + 16);
     if (!block) return NULL;
     memcpy(block, &new_size, sizeof new_size);
@@ -52,6 +56,7 @@ static inline void test_allocator_begin(test_allocator *a, ernie_allocator *allo
     atomic_init(&a->live, 0);
     atomic_init(&a->n_wrong_sizes, 0);
     atomic_init(&a->n_requests, 0);
+    atomic_init(&a->n_failed, 0);
     allocator->resize = test_allocator_resize;
     allocator->user = a;
 }

@@ -270,6 +270,50 @@ static void tensors_settle_the_rest(void **state)
     }
 }
 
+/* Overwrite the first letter of a key of config.json, so that nobody knows it. */
+static void hide_field(const char *key)
+{
+    char quoted[64];
+    const char *path = checkpoint_path(in_dir, "config.json");
+    snprintf(quoted, sizeof quoted, "\"%s\"", key);
+    const file_bytes bytes = read_file(path);
+    bytes.data[bytes.n] = 0;
+    char *at = strstr((char *)bytes.data, quoted);
+    assert_non_null(at);
+    at[1] = '_';
+    checkpoint_put(in_dir, "config.json", bytes.data, bytes.n);
+    free(bytes.data);
+}
+
+/* Without a word in config.json, the tensors say where mixtures begin and whether experts are
+ * shared; the head is tied then, whatever tensors there are. */
+static void unsaid_fields_are_settled(void **state)
+{
+    (void)state;
+    for (uint32_t start = 0; start < 3; start++)
+        for (unsigned n_shared = 0; n_shared < 3; n_shared++) {
+            checkpoint_begin(&model, true);
+            model.moe_start = start;
+            model.n_shared = n_shared;
+            model.redundant_head = true;
+            model.fused = start == 1;
+            model.ernie_prefix = start == 2;
+            checkpoint_build(&model);
+            write_model();
+            hide_field("moe_layer_start_index");
+            hide_field("moe_num_shared_experts");
+            hide_field("tie_word_embeddings");
+            convert_good(NULL);
+            const file_bytes bytes = read_file(out_file);
+            const ern_hparams *h = &read_format(&bytes).header->hparams;
+            assert_int_equal(h->moe_layer_start, start);
+            assert_int_equal(h->n_shared_experts, n_shared);
+            assert_int_equal(h->shared_intermediate_size, n_shared * h->moe_intermediate_size);
+            assert_int_equal(h->tied, 1);
+            free(bytes.data);
+        }
+}
+
 /* ---- A tokenizer and a template in the file -------------------------------------------------- */
 
 static void text_sections_arrive(void **state)
@@ -343,6 +387,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(header_says_what_it_is),
         cmocka_unit_test(spellings_give_the_same_file),
         cmocka_unit_test(tensors_settle_the_rest),
+        cmocka_unit_test(unsaid_fields_are_settled),
         cmocka_unit_test(text_sections_arrive),
     };
     const struct CMUnitTest shared_tests[] = {

@@ -223,10 +223,10 @@ static ernie_status config_read_attention(ern_hparams *hparams, const json_t *ro
                 "%s: num_attention_heads is %u, not a multiple of num_key_value_heads, %u",
                 config_file, (unsigned)hparams->n_heads, (unsigned)hparams->n_kv_heads);
     if (hparams->head_dim == 0) {
-        ERN_FAIL_IF(hparams->hidden_size % hparams->n_heads != 0, error, ERNIE_FORMAT,
-                    "%s: head_dim is missing and hidden_size %u is not a multiple of %u heads",
-                    config_file, (unsigned)hparams->hidden_size, (unsigned)hparams->n_heads);
-        hparams->head_dim = hparams->hidden_size / hparams->n_heads;
+        hparams->head_dim = hparams->hidden_size / hparams->n_heads; /* whole, as the reference */
+        ERN_FAIL_IF(hparams->head_dim == 0, error, ERNIE_FORMAT,
+                    "%s: head_dim is missing and hidden_size %u is less than %u heads", config_file,
+                    (unsigned)hparams->hidden_size, (unsigned)hparams->n_heads);
     }
     ERN_FAIL_IF(hparams->head_dim % 2 != 0, error, ERNIE_FORMAT,
                 "%s: head_dim is %u, rotary positions need an even one", config_file,
@@ -288,11 +288,12 @@ static ernie_status config_read_layer_types(ern_hparams *hparams, const json_t *
                          "%s: mlp_layer_types follows no start, end and interval", config_file);
 }
 
-static ernie_status config_read_moe_layers(ern_hparams *hparams, const json_t *root,
+static ernie_status config_read_moe_layers(conv_config *config, const json_t *root,
                                            ernie_error *error)
 {
+    ern_hparams *hparams = &config->hparams;
     const int64_t last = (int64_t)hparams->n_layers - 1;
-    int64_t start = -1, end = -1, interval = 1;
+    int64_t start = 0, end = -1, interval = 1;
     const json_t *types = conv_json_get(root, "mlp_layer_types");
     if (types) return config_read_layer_types(hparams, types, error);
     ernie_status status = config_integer(root, "moe_layer_start_index", 0, last, &start, error);
@@ -301,8 +302,7 @@ static ernie_status config_read_moe_layers(ern_hparams *hparams, const json_t *r
     if (status == ERNIE_OK)
         status = config_integer(root, "moe_layer_interval", 1, ERN_LAYERS_MAX, &interval, error);
     if (status != ERNIE_OK) return status;
-    ERN_FAIL_IF(start < 0, error, ERNIE_FORMAT, "%s: moe_layer_start_index is missing",
-                config_file);
+    config->moe_start_unsaid = !config_scalar(root, "moe_layer_start_index");
     if (end < 0 || end > last) end = last;
     ERN_FAIL_IF(end < start, error, ERNIE_FORMAT,
                 "%s: moe_layer_end_index is %lld, before moe_layer_start_index %lld", config_file,
@@ -313,13 +313,14 @@ static ernie_status config_read_moe_layers(ern_hparams *hparams, const json_t *r
     return ERNIE_OK;
 }
 
-static ernie_status config_read_moe(ern_hparams *hparams, const json_t *root, ernie_error *error)
+static ernie_status config_read_moe(conv_config *config, const json_t *root, ernie_error *error)
 {
+    ern_hparams *hparams = &config->hparams;
     double norm_min = 1e-12;
     ernie_status status =
         config_read_fields(hparams, root, config_moe, ERN_COUNT(config_moe), error);
     if (status == ERNIE_OK) status = config_real(root, "moe_norm_min", 0, 1, &norm_min, error);
-    if (status == ERNIE_OK) status = config_read_moe_layers(hparams, root, error);
+    if (status == ERNIE_OK) status = config_read_moe_layers(config, root, error);
     if (status != ERNIE_OK) return status;
     ERN_FAIL_IF(hparams->moe_k > hparams->n_experts, error, ERNIE_FORMAT,
                 "%s: moe_k is %u, moe_num_experts is only %u", config_file,
@@ -329,6 +330,7 @@ static ernie_status config_read_moe(ern_hparams *hparams, const json_t *root, er
                 "%s: moe_num_shared_experts of %u make a width of %llu, at most %u is accepted",
                 config_file, (unsigned)hparams->n_shared_experts, (unsigned long long)shared,
                 ERN_DIM_MAX);
+    config->shared_unsaid = !config_scalar(root, "moe_num_shared_experts");
     hparams->shared_intermediate_size = (uint32_t)shared;
     hparams->moe_norm_min = (float)norm_min;
     return ERNIE_OK;
@@ -388,7 +390,7 @@ ERN_FN ernie_status conv_config_read(conv_config *config, const json_t *root, er
     if (status == ERNIE_OK)
         status = config_read_fields(hparams, root, config_common, ERN_COUNT(config_common), error);
     if (status == ERNIE_OK) status = config_read_attention(hparams, root, error);
-    if (status == ERNIE_OK && moe) status = config_read_moe(hparams, root, error);
+    if (status == ERNIE_OK && moe) status = config_read_moe(config, root, error);
     if (status == ERNIE_OK) status = config_read_ids(config, root, error);
     if (status != ERNIE_OK) return status;
 
@@ -399,7 +401,7 @@ ERN_FN ernie_status conv_config_read(conv_config *config, const json_t *root, er
     const json_t *tie = conv_json_get(root, "tie_word_embeddings");
     ERN_FAIL_IF(tie && !json_is_boolean(tie), error, ERNIE_FORMAT,
                 "%s: tie_word_embeddings is neither true nor false", config_file);
-    config->tie = !tie ? CONV_TIE_UNSAID : json_is_true(tie) ? CONV_TIE_YES : CONV_TIE_NO;
+    config->tie = !tie || json_is_true(tie);
     return ERNIE_OK;
 }
 

@@ -6,16 +6,12 @@
 #include "../../src/format.h"
 #include "json.h"
 
-typedef enum conv_tie {
-    CONV_TIE_UNSAID = 0, /* the tensors decide */
-    CONV_TIE_YES = 1,
-    CONV_TIE_NO = 2
-} conv_tie;
-
 typedef struct conv_config {
     ern_hparams hparams; /* tied and n_mtp_layers are settled later, by the tensors */
     char architecture[32];
-    conv_tie tie;
+    bool tie;              /* transformers ties where nothing is said */
+    bool moe_start_unsaid; /* moe_layer_start is 0 until the tensors decide */
+    bool shared_unsaid;    /* shared experts are 0 until the tensors decide */
     uint32_t n_stop_ids; /* all of eos_token_id */
     int32_t stop_ids[ERN_STOP_IDS_MAX];
     char vision[64]; /* the field that says "vision-language"; "" in text models. When set, nothing

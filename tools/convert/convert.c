@@ -179,15 +179,29 @@ static ernie_status convert_refuse_vision(const convert_state *state, const char
     return ERNIE_OK;
 }
 
-/* Settle what config.json leaves to the tensors: whether the head is tied, and how many MTP blocks
- * there are (some repositories announce one and leave it out, others have one unannounced). */
+static void convert_settle_mixture(convert_state *state)
+{
+    ern_hparams *hparams = &state->config.hparams;
+    if (state->config.moe_start_unsaid)
+        hparams->moe_layer_start = conv_names_moe_start(&state->tensors, hparams->n_layers);
+    if (!state->config.shared_unsaid) return;
+    const uint32_t width = conv_names_shared_width(&state->tensors, hparams->n_layers);
+    hparams->shared_intermediate_size = width;
+    hparams->n_shared_experts =
+        (uint32_t)ern_max_size(width / hparams->moe_intermediate_size, width > 0);
+}
+
+/* Settle what config.json leaves to the tensors: whether the head is tied, how many MTP blocks
+ * there are (some repositories announce one and leave it out, others have one unannounced), and
+ * what it does not say of the mixture. */
 static void convert_settle(convert_state *state)
 {
     ern_hparams *hparams = &state->config.hparams;
     const ern_log *log = &state->options.log;
     const bool has_head = conv_names_has_head(&state->tensors);
-    hparams->tied = state->config.tie == CONV_TIE_YES || !has_head;
-    if (state->config.tie == CONV_TIE_NO && !has_head)
+    hparams->tied = state->config.tie || !has_head;
+    if (hparams->n_experts > 0) convert_settle_mixture(state);
+    if (!state->config.tie && !has_head)
         ern_log_write(
             log, ERNIE_LOG_WARN,
             "tie_word_embeddings is false, but there is no lm_head.weight: the embedding serves");

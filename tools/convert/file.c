@@ -218,11 +218,11 @@ ERN_FN ernie_status conv_dir_list(conv_bytes *names, size_t *n_names, const char
 /* ---- Writing --------------------------------------------------------------------------------- */
 
 /* Is the locked descriptor still what the path names? Another run may have renamed it meanwhile. */
-static bool file_same(int fd, const char *path)
+static bool file_same(const struct stat *by_fd, const char *path)
 {
-    struct stat by_fd, by_path;
-    return fstat(fd, &by_fd) == 0 && stat(path, &by_path) == 0 && by_fd.st_dev == by_path.st_dev
-           && by_fd.st_ino == by_path.st_ino && S_ISREG(by_fd.st_mode);
+    struct stat by_path;
+    return stat(path, &by_path) == 0 && by_fd->st_dev == by_path.st_dev
+           && by_fd->st_ino == by_path.st_ino && S_ISREG(by_fd->st_mode);
 }
 
 static ernie_status file_open_part(int *fd, const char *part, ernie_error *error)
@@ -231,9 +231,14 @@ static ernie_status file_open_part(int *fd, const char *part, ernie_error *error
         *fd = open(part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
         ERN_FAIL_IF(*fd < 0, error, ERNIE_IO, "%s: cannot be created: %s", part, strerror(errno));
         if (flock(*fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) break;
-        if (file_same(*fd, part) && ftruncate(*fd, 0) == 0) return ERNIE_OK;
+        struct stat info;
+        const bool ours = fstat(*fd, &info) != 0 || file_same(&info, part);
+        if (ours && ftruncate(*fd, 0) == 0) return ERNIE_OK;
+        const int reason = errno;
+        if (ours) unlink(part);
         close(*fd);
         *fd = -1;
+        ERN_FAIL_IF(ours, error, ERNIE_IO, "%s: cannot be emptied: %s", part, strerror(reason));
     }
     if (*fd >= 0) close(*fd);
     return ern_error_set(error, ERNIE_IO, "%s: another run is writing it", part);

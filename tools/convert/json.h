@@ -8,7 +8,7 @@
 
 #define CONV_JSON_BYTES_MAX ((uint64_t)16 << 20) /* the largest published ones have a few MB */
 
-/* An object from bytes; ERNIE_FORMAT names `name`, line and reason. */
+/* An object from bytes; ERNIE_FORMAT names `name`, line and reason. ERNIE_NO_MEMORY. */
 ERN_FN ernie_status conv_json_parse(json_t **out, const void *data, size_t n, const char *name,
                                     ernie_error *error);
 

@@ -10,7 +10,7 @@
 #define NAMES_DIM_3    3u
 
 typedef struct names_search {
-    conv_tensors *tensors;
+    const conv_tensors *tensors;
     const ern_hparams *hparams;
     const ern_record *record;
     char base[NAMES_BASE_MAX]; /* "layers.3.", "mtp_block.0." or "" */
@@ -324,6 +324,35 @@ ERN_FN const conv_slice *conv_source_row(const conv_source *source, uint32_t row
 ERN_FN bool conv_names_has_head(const conv_tensors *tensors)
 {
     return conv_tensors_find(tensors, "lm_head.weight") != NULL;
+}
+
+/* The first layer that has the tensor `name`, and that tensor; NULL and n_layers when none has. */
+static const conv_tensor *names_first(const conv_tensors *tensors, uint32_t n_layers,
+                                      const char *name, uint32_t *layer)
+{
+    char full[NAMES_FULL_MAX];
+    names_search search = { .tensors = tensors };
+    const conv_tensor *found = NULL;
+    for (*layer = 0; *layer < n_layers; ++*layer) {
+        snprintf(search.base, sizeof search.base, "layers.%u.", (unsigned)*layer);
+        found = names_lookup(&search, name, full);
+        if (found) break;
+    }
+    return found;
+}
+
+ERN_FN uint32_t conv_names_moe_start(const conv_tensors *tensors, uint32_t n_layers)
+{
+    uint32_t layer;
+    return names_first(tensors, n_layers, "mlp.gate.weight", &layer) ? layer : 0;
+}
+
+ERN_FN uint32_t conv_names_shared_width(const conv_tensors *tensors, uint32_t n_layers)
+{
+    uint32_t layer;
+    const conv_tensor *down =
+        names_first(tensors, n_layers, "mlp.shared_experts.down_proj.weight", &layer);
+    return down && down->n_dims == 2 && down->dims[1] <= ERN_DIM_MAX ? (uint32_t)down->dims[1] : 0;
 }
 
 /* The block number of an MTP tensor, whatever its prefix; -1 for other tensors. */

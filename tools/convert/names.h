@@ -38,6 +38,8 @@ ERN_FN ernie_status conv_names_find(conv_source sources[2], conv_tensors *tensor
 /* What the tensors say that config.json may leave open. */
 ERN_FN uint32_t conv_names_count_mtp(const conv_tensors *tensors);
 ERN_FN bool conv_names_has_head(const conv_tensors *tensors);
+ERN_FN uint32_t conv_names_moe_start(const conv_tensors *tensors, uint32_t n_layers);
+ERN_FN uint32_t conv_names_shared_width(const conv_tensors *tensors, uint32_t n_layers);
 
 /* The first tensor that only a vision-language model has; NULL in text models. */
 ERN_FN const conv_tensor *conv_names_find_vision(const conv_tensors *tensors);

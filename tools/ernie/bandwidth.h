@@ -2,8 +2,8 @@
 #ifndef ERNIE_BANDWIDTH_H
 #define ERNIE_BANDWIDTH_H
 
-/* Bytes per second that n_threads reach together on a block far larger than caches, touched before;
- * the best of several passes. 0 when the block or the threads cannot be had. */
+/* Bytes per second that n_threads (1 or more) reach together on a block far larger than the caches,
+ * touched before; the best of several passes. 0 when the block or the threads cannot be had. */
 double bandwidth_measure(unsigned n_threads);
 
 #endif

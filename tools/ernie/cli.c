@@ -49,9 +49,9 @@ int cli_fail_error(cli_context *cli, const char *what, const ernie_error *error)
 {
     if (error->code == ERNIE_CANCELLED && interrupt_signal())
         return cli_fail(cli, CLI_SIGNAL + interrupt_signal(), "stopped by a signal");
-    if (!what || strstr(error->message, what))
-        return cli_fail(cli, CLI_FAILED, "%s", error->message);
-    return cli_fail(cli, CLI_FAILED, "%s: %s", what, error->message);
+    const bool leads = what && !strstr(error->message, what);
+    return cli_fail(cli, CLI_FAILED, "%s%s%s%s", leads ? what : "", leads ? ": " : "",
+                    error->message, error->code == ERNIE_FULL ? " (option --ctx)" : "");
 }
 
 int cli_fail_output(cli_context *cli)

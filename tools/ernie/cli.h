@@ -57,9 +57,15 @@ int cli_fail_output(cli_context *cli);
 /* Open the model named by the first argument, as --cpu says. The caller closes it. */
 int cli_open_model(cli_context *cli, ernie_model **model);
 
-/* Create a session of n_ctx tokens (0: the library's default) as --kv, --threads and --memory say,
- * with `kv` where --kv does not speak. `memory`, which may be NULL, receives the plan. */
-int cli_open_session(cli_context *cli, const ernie_model *model, uint64_t n_ctx, ernie_kv_type kv,
+/* What a command wants of its session, beside what --kv, --threads and --memory say. */
+typedef struct cli_session {
+    uint64_t n_ctx;
+    ernie_kv_type kv;   /* where --kv does not speak */
+    bool shows_feeding; /* the bar moves while a prompt is fed; otherwise it is the command's own */
+} cli_session;
+
+/* Create a session. `memory`, which may be NULL, receives the plan. */
+int cli_open_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,
                      ernie_memory *memory, ernie_session **session);
 
 /* The context for a prompt of n_prompt tokens and n_new more: --ctx if given, else enough for both
@@ -73,6 +79,9 @@ ernie_model_info cli_model_info(const ernie_model *model);
 size_t cli_logits_piece(size_t n_vocab);
 
 /* ---- Text and ids (cli_text.c) ------------------------------------------------------------- */
+
+/* Fail when an id in --ids, --stop-id or --logit-bias is not one of the model's. */
+int cli_check_ids(cli_context *cli, const ernie_model *model);
 
 ernie_status cli_tokenize(const ernie_model *model, const char *text, size_t n,
                           ernie_tokenize_mode mode, id_list *ids, ernie_error *error);

@@ -79,14 +79,14 @@ static int cli_check_memory(cli_context *cli, const ernie_memory *memory)
                     (double)memory->kv_bytes / CLI_MIB, (double)memory->scratch_bytes / CLI_MIB);
 }
 
-int cli_open_session(cli_context *cli, const ernie_model *model, uint64_t n_ctx, ernie_kv_type kv,
+int cli_open_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,
                      ernie_memory *memory, ernie_session **session)
 {
     ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
-    options.n_ctx = n_ctx <= UINT32_MAX ? (uint32_t)n_ctx : UINT32_MAX;
+    options.n_ctx = wanted->n_ctx <= UINT32_MAX ? (uint32_t)wanted->n_ctx : UINT32_MAX;
     options.n_threads = cli->options.n_threads;
-    options.kv_type = cli_kv_type(cli, kv);
-    options.progress = progress_update;
+    options.kv_type = cli_kv_type(cli, wanted->kv);
+    options.progress = wanted->shows_feeding ? progress_update : NULL;
     options.progress_user = &cli->bar;
     ernie_memory plan = { 0 };
     ernie_error error;

@@ -1,7 +1,28 @@
-/* The library fills the caller's arrays; these grow them until everything is there. */
+/* Text and ids: the library fills the caller's arrays, here they grow until everything is there. */
 #include "cli.h"
 
 #include <stdlib.h>
+
+static int cli_check_id(cli_context *cli, const ernie_model *model, const char *option, int32_t id)
+{
+    const uint32_t n_ids = cli_model_info(model).vocab_size;
+    if ((uint32_t)id < n_ids) return CLI_OK;
+    return cli_fail(cli, CLI_FAILED, "option --%s: id %d is not one of the model's, 0 to %u",
+                    option, (int)id, n_ids - 1);
+}
+
+int cli_check_ids(cli_context *cli, const ernie_model *model)
+{
+    const program_options *options = &cli->options;
+    int status = CLI_OK;
+    for (size_t i = 0; i < options->ids.n && status == CLI_OK; i++)
+        status = cli_check_id(cli, model, "ids", options->ids.ids[i]);
+    for (size_t i = 0; i < options->stop_ids.n && status == CLI_OK; i++)
+        status = cli_check_id(cli, model, "stop-id", options->stop_ids.ids[i]);
+    for (size_t i = 0; i < options->bias.n && status == CLI_OK; i++)
+        status = cli_check_id(cli, model, "logit-bias", options->bias.items[i].id);
+    return status;
+}
 
 static void cli_reserve_ids(id_list *ids, size_t n)
 {

@@ -53,7 +53,6 @@ static ernie_status bench_pass(bench_state *bench, size_t n_tokens, double *pref
 static int bench_measure(bench_state *bench)
 {
     progress *bar = &bench->cli->bar;
-    const bool enabled = bar->enabled;
     ernie_error error;
     ernie_status status = ERNIE_OK;
     progress_begin(bar, PROGRESS_PASSES);
@@ -63,11 +62,9 @@ static int bench_measure(bench_state *bench)
         const size_t at = warms ? 0 : i - 1;
         const size_t n_warm =
             bench->n_tokens < BENCH_WARM_TOKENS ? bench->n_tokens : BENCH_WARM_TOKENS;
-        bar->enabled = false;
+        progress_update("measuring", i, bench->n_repeat + 1, bar);
         status = bench_pass(bench, warms ? n_warm : bench->n_tokens, &bench->prefill[at],
                             &bench->decode[at], &error);
-        bar->enabled = enabled;
-        progress_update("measuring", i + 1, bench->n_repeat + 1, bar);
     }
     interrupt_watch(NULL);
     progress_erase(bar);
@@ -90,8 +87,8 @@ static int bench_open(bench_state *bench)
         return cli_fail(bench->cli, CLI_FAILED,
                         "%zu prompt tokens and %zu to decode do not fit the model's context of %u",
                         bench->n_prompt, bench->n_tokens, bench->info.context_max);
-    status = cli_open_session(bench->cli, bench->model, n_ctx, ERNIE_KV_DEFAULT, &bench->memory,
-                              &bench->session);
+    const cli_session wanted = { .n_ctx = n_ctx };
+    status = cli_open_session(bench->cli, bench->model, &wanted, &bench->memory, &bench->session);
     if (status != CLI_OK) return status;
     bench->ids = memory_resize(NULL, (size_t)n_ctx, sizeof *bench->ids);
     bench->prefill = memory_resize(NULL, bench->n_repeat, sizeof *bench->prefill);
@@ -127,8 +124,9 @@ static void bench_report(bench_state *bench)
         output_print(out, "decode     %.1f tokens/s (%zu tokens)\n", decode_tps, bench->n_tokens);
         output_print(out, "reads      %.2f MB of weights for a token, %.2f GB/s while decoding\n",
                      1e-6 * bytes, 1e-9 * bytes * decode_tps);
-        output_print(out, "memory     %.2f GB/s with %u threads; decoding uses %.1f%% of it\n",
-                     1e-9 * bench->read_rate, bench->memory.n_threads, 100 * part);
+        output_print(out, "memory     %.2f GB/s with %u threads; decoding uses %.1f%% of it%s\n",
+                     1e-9 * bench->read_rate, bench->memory.n_threads, 100 * part,
+                     part > 1 ? " (its weights stay in the caches)" : "");
         return;
     }
     json_t *root = json_object();

@@ -304,9 +304,11 @@ static int chat_open(chat_state *chat)
     if (cli_model_info(chat->model).chat_format == ERNIE_CHAT_NONE)
         return cli_fail(cli, CLI_FAILED, "%s: the file has no chat format, use ernie run --raw",
                         cli->options.positional[0]);
-    status = cli_choose_context(cli, chat->model, 0, 0, &chat->n_ctx);
+    status = cli_check_ids(cli, chat->model);
+    if (status == CLI_OK) status = cli_choose_context(cli, chat->model, 0, 0, &chat->n_ctx);
     if (status != CLI_OK) return status;
-    return cli_open_session(cli, chat->model, chat->n_ctx, ERNIE_KV_DEFAULT, NULL, &chat->session);
+    const cli_session wanted = { .n_ctx = chat->n_ctx, .shows_feeding = true };
+    return cli_open_session(cli, chat->model, &wanted, NULL, &chat->session);
 }
 
 int cmd_chat(cli_context *cli)

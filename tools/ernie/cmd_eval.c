@@ -75,7 +75,7 @@ static int eval_line(eval_state *eval, const char *line, size_t n_line, size_t n
     else if (cli_tokenize(eval->model, json_string_value(text), json_string_length(text),
                           ERNIE_TOKENIZE_SPECIAL, &eval->ids, &error)
              != ERNIE_OK)
-        status = cli_fail_error(eval->cli, NULL, &error);
+        status = cli_fail_error(eval->cli, eval->cli->options.positional[0], &error);
     json_decref(root);
     return status == CLI_OK ? eval_score(eval) : status;
 }
@@ -96,7 +96,7 @@ static int eval_lines(eval_state *eval, FILE *file, uint64_t n_bytes)
     char *line = NULL;
     size_t capacity = 0, number = 0;
     uint64_t n_read = 0;
-    int status = CLI_OK;
+    int status = eval_progress(eval, 0, n_bytes); /* the clock starts before the first document */
     while (status == CLI_OK && !(limit && eval->n_documents == limit)) {
         const ssize_t n = getline(&line, &capacity, file);
         if (n < 0) break;
@@ -144,8 +144,8 @@ static int eval_open(eval_state *eval)
     eval->n_document_max = info.context_max < EVAL_TOKENS_MAX ? info.context_max : EVAL_TOKENS_MAX;
     eval->piece_max = cli_logits_piece(eval->n_vocab);
     eval->logits = memory_resize(NULL, eval->piece_max * eval->n_vocab, sizeof *eval->logits);
-    return cli_open_session(eval->cli, eval->model, eval->n_document_max, ERNIE_KV_DEFAULT, NULL,
-                            &eval->session);
+    const cli_session wanted = { .n_ctx = eval->n_document_max };
+    return cli_open_session(eval->cli, eval->model, &wanted, NULL, &eval->session);
 }
 
 int cmd_eval(cli_context *cli)

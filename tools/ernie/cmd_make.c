@@ -68,8 +68,10 @@ int cmd_convert(cli_context *cli)
     const double start = progress_clock();
     ernie_error error;
     progress_begin(&cli->bar, PROGRESS_BYTES);
-    if (ern_convert(source, out, &convert, &error) != ERNIE_OK)
-        return cli_fail_error(cli, NULL, &error);
+    if (ern_convert(source, out, &convert, &error) != ERNIE_OK) {
+        const bool about_out = strncmp(error.message, out, strlen(out)) == 0;
+        return cli_fail_error(cli, about_out ? out : source, &error);
+    }
     progress_erase(&cli->bar);
     return make_report(cli, out, state.total, progress_clock() - start);
 }

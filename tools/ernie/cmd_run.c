@@ -108,6 +108,12 @@ static bool run_asks(const program_options *options)
     return options->load_session && options->prompt && !options->raw;
 }
 
+static bool run_has_tokenizer(const ernie_model *model)
+{
+    size_t n = 0;
+    return ernie_tokenize(model, "", 0, ERNIE_TOKENIZE_TEXT, NULL, 0, &n, NULL) == ERNIE_OK;
+}
+
 static int run_make_ids(cli_context *cli, run_state *run)
 {
     const program_options *options = &cli->options;
@@ -127,10 +133,10 @@ static int run_make_ids(cli_context *cli, run_state *run)
         };
         const size_t skip = options->system_message ? 0 : 1;
         status = cli_chat_tokenize(run->model, messages + skip, 2 - skip, &run->ids, &error);
-        if (status == ERNIE_UNSUPPORTED)
-            return cli_fail(cli, CLI_FAILED, "%s: %s; --raw works without one",
-                            options->positional[0], error.message);
     }
+    if (status == ERNIE_UNSUPPORTED)
+        return cli_fail(cli, CLI_FAILED, "%s: %s; %s works without one", options->positional[0],
+                        error.message, run_has_tokenizer(run->model) ? "--raw" : "--ids");
     return status == ERNIE_OK ? CLI_OK : cli_fail_error(cli, options->positional[0], &error);
 }
 
@@ -239,12 +245,13 @@ static int run_open(cli_context *cli, run_state *run)
 {
     const program_options *options = &cli->options;
     int status = cli_open_model(cli, &run->model);
+    if (status == CLI_OK) status = cli_check_ids(cli, run->model);
     if (status == CLI_OK) status = run_make_ids(cli, run);
     uint64_t n_ctx = 0;
     if (status == CLI_OK)
         status = cli_choose_context(cli, run->model, run->ids.n, options->n_tokens, &n_ctx);
-    if (status == CLI_OK)
-        status = cli_open_session(cli, run->model, n_ctx, ERNIE_KV_DEFAULT, NULL, &run->session);
+    const cli_session wanted = { .n_ctx = n_ctx, .shows_feeding = true };
+    if (status == CLI_OK) status = cli_open_session(cli, run->model, &wanted, NULL, &run->session);
     ernie_error error;
     if (status == CLI_OK && options->load_session
         && ernie_session_load(run->session, options->load_session, &error) != ERNIE_OK)

@@ -40,7 +40,7 @@ int cmd_tokenize(cli_context *cli)
         cli->options.literal_text ? ERNIE_TOKENIZE_TEXT : ERNIE_TOKENIZE_SPECIAL;
     if (status == CLI_OK
         && cli_tokenize(model, buffer_text(&text), text.n, mode, &ids, &error) != ERNIE_OK)
-        status = cli_fail_error(cli, NULL, &error);
+        status = cli_fail_error(cli, cli->options.positional[0], &error);
     if (status == CLI_OK) tokens_print_ids(&cli->out, &ids);
     id_list_free(&ids);
     buffer_free(&text);
@@ -62,10 +62,11 @@ int cmd_detokenize(cli_context *cli)
     const program_options *options = &cli->options;
     int status = tokens_need_ids(cli);
     if (status == CLI_OK) status = cli_open_model(cli, &model);
+    if (status == CLI_OK) status = cli_check_ids(cli, model);
     if (status == CLI_OK
         && cli_detokenize(model, options->ids.ids, options->ids.n, options->special, &text, &error)
                != ERNIE_OK)
-        status = cli_fail_error(cli, NULL, &error);
+        status = cli_fail_error(cli, options->positional[0], &error);
     if (status == CLI_OK) {
         buffer_add_text(&text, "\n");
         output_write(&cli->out, text.data, text.n);
@@ -135,10 +136,11 @@ int cmd_logits(cli_context *cli)
     uint64_t n_ctx = 0;
     int status = tokens_need_ids(cli);
     if (status == CLI_OK) status = cli_open_model(cli, &model);
+    if (status == CLI_OK) status = cli_check_ids(cli, model);
     const size_t n_ids = cli->options.ids.n;
     if (status == CLI_OK) status = cli_choose_context(cli, model, n_ids, 0, &n_ctx);
-    if (status == CLI_OK)
-        status = cli_open_session(cli, model, n_ids, ERNIE_KV_F32, NULL, &session);
+    const cli_session wanted = { .n_ctx = n_ids, .kv = ERNIE_KV_F32, .shows_feeding = true };
+    if (status == CLI_OK) status = cli_open_session(cli, model, &wanted, NULL, &session);
     if (status == CLI_OK) {
         const size_t n_vocab = cli_model_info(model).vocab_size;
         status = cli->options.all ? tokens_print_all(cli, session, n_vocab)

@@ -17,7 +17,8 @@ void help_print_overview(output *out)
         out, "\n\"ernie COMMAND --help\" describes one of them. \"--\" ends the options, so that "
              "what\nfollows may begin with a dash. Results go to standard output, all else to "
              "standard\nerror. The exit status is 0, or another one with one line that says why: "
-             "1 failed,\n2 wrong usage, 130 stopped by Ctrl-C.\n");
+             "1 failed,\n2 wrong usage, 130 stopped by Ctrl-C (128 and the number of another "
+             "signal).\n");
 }
 
 /* How much of the text fits a line, up to a blank. */

@@ -1,4 +1,4 @@
-/* Ctrl-C and SIGTERM. The handler stores, requests and cancels through atomic flags only, which is
+/* The signals that end the program. The handler stores, requests and cancels through atomic flags only, which is
  * all that a signal handler may do. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -33,8 +33,13 @@ void interrupt_install(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    struct sigaction old;
+    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) /* nohup ignores it */
+        sigaction(SIGHUP, &action, NULL);
+    /* What cannot be written is told by write, so that it is reported and cleaned up. */
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL);
+    sigaction(SIGXFSZ, &action, NULL);
 }
 
 int interrupt_signal(void)

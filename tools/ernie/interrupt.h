@@ -1,11 +1,11 @@
-/* Ctrl-C and SIGTERM: the program's only process-wide state. A first signal asks the running call of
+/* Ctrl-C, SIGTERM and SIGHUP: the program's only process-wide state. A first signal asks the running call of
  * the library to stop; a second one ends the program as if we had never asked to be told. */
 #ifndef ERNIE_INTERRUPT_H
 #define ERNIE_INTERRUPT_H
 
 #include "../../ernie.h"
 
-/* Take SIGINT and SIGTERM over, ignore SIGPIPE. Once, before anything else. */
+/* Take SIGINT, SIGTERM and SIGHUP over, ignore SIGPIPE and SIGXFSZ. Once, before anything else. */
 void interrupt_install(void);
 
 /* The signal that came since the start or the last clear, 0 for none. */

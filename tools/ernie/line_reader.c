@@ -84,6 +84,8 @@ static line_status line_edit(line_reader *reader, const char *prompt, text_buffe
     int n = 0;
     reader->prompt = prompt;
     reader->interrupted = false;
+    /* libedit would draw the prompt first, and a Ctrl-D typed in between would get lost. */
+    el_set(reader->edit, EL_PREP_TERM, 1);
     const char *text = el_gets(reader->edit, &n);
     if (reader->interrupted) {
         fputs("^C\n", stdout);

@@ -25,12 +25,13 @@ static const char *const main_out[] = { "OUT", NULL };
 const cli_command cli_commands[] = {
     { { "run", COMMAND_RUN, main_model },
       cmd_run,
-      "MODEL -p TEXT [-n N] [--temp T] [--raw] [--json] ...",
+      "MODEL -p TEXT | --ids LIST [-n N] [--temp T] [--raw] [--json] ...",
       "answer one prompt",
       "Writes the model's answer to standard output as it is made, then one line of\n"
       "statistics to standard error. TEXT is a question in the model's chat format, or with\n"
       "--raw the text to continue. One newline at the end of a question read from standard\n"
-      "input is dropped.\n\n"
+      "input is dropped. With --ids the model continues the tokens as they are. Ctrl-C stops\n"
+      "with what was written so far and status 130.\n\n"
       "The JSON object of --json holds ids (the new tokens), text, reasoning (thinking models),\n"
       "stop (end, id, string, length or context), prompt_tokens, generated_tokens, prefill_tps,\n"
       "decode_tps and seed, and with --logprobs the list logprobs." },
@@ -40,24 +41,27 @@ const cli_command cli_commands[] = {
       "talk with the model",
       "A conversation: each line is a message, a line that ends with a backslash goes on with\n"
       "the next. Ctrl-C stops an answer; at the prompt it drops the line, and leaves the second\n"
-      "time. Ctrl-D leaves. /help lists the commands. Without a terminal each line of standard\n"
-      "input is answered in turn." },
+      "time. Ctrl-D leaves. /help lists the commands. When the context is full the oldest turns\n"
+      "are forgotten. Without a terminal each line of standard input is answered in turn, and\n"
+      "what goes wrong, Ctrl-C included, ends the program." },
     { { "convert", COMMAND_CONVERT, main_source_out },
       cmd_convert,
       "SOURCE OUT [--type T] [--chat F] [--name S]",
       "make a model file from a checkpoint",
       "SOURCE is a directory with config.json, safetensors and tokenizer.model as published\n"
-      "(the -PT layout). OUT appears when it is complete, never before." },
+      "(the -PT layout). OUT appears when it is complete, never before: until then the work\n"
+      "lies in OUT.part, which failure and Ctrl-C remove. Prints one line with the sizes." },
     { { "info", COMMAND_INFO, main_model },
       cmd_info,
       "MODEL [--records] [--json]",
       "say what a model file holds",
-      "Reads the header and the index only." },
+      "Reads no weights. Text for people, or with --json one object." },
     { { "verify", COMMAND_VERIFY, main_model },
       cmd_verify,
       "MODEL",
       "check every checksum of a model file",
-      "Reads the whole file and names the first damaged record." },
+      "Reads the whole file; prints one line that begins with \"ok\", or fails and names the\n"
+      "first thing that is damaged." },
     { { "logits", COMMAND_LOGITS, main_model },
       cmd_logits,
       "MODEL --ids LIST",
@@ -68,7 +72,7 @@ const cli_command cli_commands[] = {
       cmd_tokenize,
       "MODEL TEXT [--text]",
       "turn text into token ids",
-      "Prints a JSON array. Special tokens written in TEXT become their ids. - reads TEXT from\n"
+      "Prints a JSON array, without a begin token. Special tokens written in TEXT become their ids. - reads TEXT from\n"
       "standard input, every byte of it." },
     { { "detokenize", COMMAND_DETOKENIZE, main_model },
       cmd_detokenize,
@@ -79,23 +83,31 @@ const cli_command cli_commands[] = {
       cmd_eval,
       "MODEL FILE [--limit N]",
       "measure how well the model predicts text",
-      "FILE holds one JSON object {\"text\": ...} a line. Special tokens in the text count; the\n"
-      "first 1024 tokens of a document are scored, each document on its own. Prints a JSON\n"
-      "object: documents, tokens (predicted ones) and nll_per_token, the mean negative\n"
-      "logarithm of the probability given to each token." },
+      "FILE holds one JSON object {\"text\": ...} a line. Special tokens in the text count, such\n"
+      "as </s> at its end; only the first 1024 tokens of a document are looked at, and each\n"
+      "document on its own. Prints a JSON object: documents, tokens (predicted ones: the first\n"
+      "of a document is given) and nll_per_token, the mean negative natural logarithm of the\n"
+      "probability given to each." },
     { { "bench", COMMAND_BENCH, main_model },
       cmd_bench,
       "MODEL [-p N] [-n N] [--repeat N] [--json]",
       "measure speed beside the machine's own limit",
       "Feeds random tokens: a prompt at once, then single tokens as in decoding, after a warm-up.\n"
-      "Also reads a block of memory as fast as the same number of threads can, and says which\n"
-      "part of that bandwidth decoding uses. With a model that fits the processor's caches the\n"
-      "part can exceed 1." },
+      "Also reads a block of memory, larger than the caches, as fast as the same number of\n"
+      "threads can, and says which part of that bandwidth decoding uses: the nearer to 1, the\n"
+      "less there is to gain. Weights that stay in the processor's caches are not bound by\n"
+      "memory: with a small model the part means little and can exceed 1.\n\n"
+      "The JSON object of --json holds load_s, prefill_tps and decode_tps (medians, tokens per\n"
+      "second), bytes_per_token (weights read for a token), read_gbps (the bandwidth measured),\n"
+      "decode_read_fraction (bytes_per_token times decode_tps over that bandwidth), threads,\n"
+      "prompt_tokens, decode_tokens, repeat, cpu, types, model_bytes and session_bytes." },
     { { "synth", COMMAND_SYNTH, main_out },
       cmd_synth,
       "OUT --shape 21b|300b|0.3b|demo [--layers N] [--type T]",
       "write a random model of a real shape",
-      "For benchmarks and tests: speed and size as the real thing, words without sense." },
+      "For benchmarks and tests: speed and size as the real thing, words without sense. The\n"
+      "shapes are those of ERNIE-4.5-21B-A3B, 300B-A47B and 0.3B and of the demo model. OUT\n"
+      "appears when it is complete, never before, as in convert." },
     { { "help", COMMAND_HELP, main_no_arguments },
       cmd_help,
       "[COMMAND]",
@@ -128,14 +140,14 @@ static int cmd_version(cli_context *cli)
     return CLI_OK;
 }
 
-/* A file that the program opens must not become descriptor 0, 1 or 2. A closed standard output is
- * replaced by something that cannot be written, so that it is reported like a full disk. */
+/* A file that the program opens must not become descriptor 0, 1 or 2. What is closed is replaced by
+ * something that cannot be used either, so that reading or writing it is reported. */
 static void main_guard_descriptors(void)
 {
+    static const int flags[] = { O_WRONLY, O_RDONLY, O_RDONLY };
     for (int descriptor = 0; descriptor <= 2; descriptor++) {
         if (fcntl(descriptor, F_GETFD) != -1) continue;
-        const int flags = descriptor == 1 ? O_RDONLY : O_RDWR;
-        if (open("/dev/null", flags) != descriptor) _exit(CLI_FAILED);
+        if (open("/dev/null", flags[descriptor]) != descriptor) _exit(CLI_FAILED);
     }
 }
 
