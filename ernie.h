@@ -408,7 +408,7 @@ typedef struct ernie_session_options {
     uint32_t n_batch;      /* prompt tokens per forward step; 0: 512 */
     uint32_t n_threads;    /* 0: one per physical core that this process may use */
     ernie_kv_type kv_type; /* cache of keys and values */
-    ernie_progress_fn progress; /* NULL: none; called between batches of a prompt, in tokens */
+    ernie_progress_fn progress; /* NULL: none; called after each batch of a prompt, in tokens */
     void *progress_user;
     ernie_route_fn route; /* NULL: none */
     void *route_user;

@@ -2,15 +2,18 @@
  * else. */
 #include "session.h"
 
-#define API_NEED(pointer, error)                                                                   \
+#define API_NEED(pointer, error) \
     ERN_FAIL_IF(!(pointer), error, ERNIE_INVALID, "%s: argument \"%s\" is NULL", __func__, #pointer)
 
-ERNIE_API const char *ernie_version(void) { return ERNIE_VERSION; }
+ERNIE_API const char *ernie_version(void)
+{
+    return ERNIE_VERSION;
+}
 
 ERNIE_API const char *ernie_status_text(ernie_status status)
 {
     switch (status) {
-#define API_STATUS_CASE(name, value, text)                                                         \
+#define API_STATUS_CASE(name, value, text) \
     case ERNIE_##name: return text;
         ERNIE_STATUS_MAP(API_STATUS_CASE)
 #undef API_STATUS_CASE
@@ -28,8 +31,14 @@ static void api_set_flag(ernie_cancel *cancel, int32_t value)
 #endif
 }
 
-ERNIE_API void ernie_cancel_request(ernie_cancel *cancel) { api_set_flag(cancel, 1); }
-ERNIE_API void ernie_cancel_clear(ernie_cancel *cancel) { api_set_flag(cancel, 0); }
+ERNIE_API void ernie_cancel_request(ernie_cancel *cancel)
+{
+    api_set_flag(cancel, 1);
+}
+ERNIE_API void ernie_cancel_clear(ernie_cancel *cancel)
+{
+    api_set_flag(cancel, 0);
+}
 
 ERNIE_API ernie_model_options ernie_model_options_init(void)
 {
@@ -41,7 +50,10 @@ ERNIE_API ernie_session_options ernie_session_options_init(void)
     return (ernie_session_options)ERNIE_SESSION_OPTIONS_INIT;
 }
 
-ERNIE_API ernie_sampling ernie_sampling_init(void) { return (ernie_sampling)ERNIE_SAMPLING_INIT; }
+ERNIE_API ernie_sampling ernie_sampling_init(void)
+{
+    return (ernie_sampling)ERNIE_SAMPLING_INIT;
+}
 
 /* ---- Model --------------------------------------------------------------------------------- */
 
@@ -51,7 +63,8 @@ static ernie_status api_model_open(ernie_model **out, const char *path, const vo
 {
     ernie_model_options o = ERNIE_MODEL_OPTIONS_INIT;
     *out = NULL;
-    const ernie_status status = ern_options_copy(&o, sizeof o, options, "ernie_model_options", error);
+    const ernie_status status =
+        ern_options_copy(&o, sizeof o, options, "ernie_model_options", error);
     if (status != ERNIE_OK) return status;
     ERN_FAIL_IF(o.allocator && !o.allocator->resize, error, ERNIE_INVALID,
                 "the allocator has no resize function");
@@ -88,7 +101,10 @@ ERNIE_API ernie_status ernie_model_open_source(ernie_model **out, const ernie_so
     return api_model_open(out, NULL, NULL, 0, source, options, error);
 }
 
-ERNIE_API void ernie_model_close(ernie_model *model) { ern_model_close(model); }
+ERNIE_API void ernie_model_close(ernie_model *model)
+{
+    ern_model_close(model);
+}
 
 /* Fill a struct that the caller's header may know shorter or longer: `full` [known] to `out`. */
 static void api_give(void *out, const void *full, size_t known, uint32_t given)
@@ -166,7 +182,8 @@ ERNIE_API ernie_status ernie_tokenize(const ernie_model *model, const char *text
     API_NEED(n_ids, error);
     *n_ids = 0;
     ERN_FAIL_IF(!text && n_text, error, ERNIE_INVALID, "text is NULL but has %zu bytes", n_text);
-    ERN_FAIL_IF(!ids && capacity, error, ERNIE_INVALID, "ids is NULL but has room for %zu", capacity);
+    ERN_FAIL_IF(!ids && capacity, error, ERNIE_INVALID, "ids is NULL but has room for %zu",
+                capacity);
     ERN_FAIL_IF((unsigned)mode > ERNIE_TOKENIZE_LITERAL, error, ERNIE_INVALID,
                 "tokenize mode %u is unknown; known are 0 to 2", (unsigned)mode);
     ernie_status status = api_need_tokenizer(model, error);
@@ -204,7 +221,8 @@ ERNIE_API ernie_status ernie_detokenize(const ernie_model *model, const int32_t 
     API_NEED(n_text, error);
     *n_text = 0;
     ERN_FAIL_IF(!ids && n_ids, error, ERNIE_INVALID, "ids is NULL but has %zu", n_ids);
-    ERN_FAIL_IF(!text && capacity, error, ERNIE_INVALID, "text is NULL but has %zu bytes", capacity);
+    ERN_FAIL_IF(!text && capacity, error, ERNIE_INVALID, "text is NULL but has %zu bytes",
+                capacity);
     ernie_status status = api_need_tokenizer(model, error);
     if (status != ERNIE_OK) return status;
     ern_text all = { .allocator = &model->allocator };
@@ -268,7 +286,8 @@ ERNIE_API ernie_status ernie_chat_tokenize(const ernie_model *model, const ernie
     API_NEED(model, error);
     API_NEED(n_ids, error);
     *n_ids = 0;
-    ERN_FAIL_IF(!ids && capacity, error, ERNIE_INVALID, "ids is NULL but has room for %zu", capacity);
+    ERN_FAIL_IF(!ids && capacity, error, ERNIE_INVALID, "ids is NULL but has room for %zu",
+                capacity);
     ernie_status status = api_check_messages(model, messages, n_messages, error);
     if (status != ERNIE_OK) return status;
     ern_ids list = { .allocator = &model->allocator };
@@ -285,7 +304,8 @@ ERNIE_API ernie_status ernie_chat_render(const ernie_model *model, const ernie_m
     API_NEED(model, error);
     API_NEED(n_text, error);
     *n_text = 0;
-    ERN_FAIL_IF(!text && capacity, error, ERNIE_INVALID, "text is NULL but has %zu bytes", capacity);
+    ERN_FAIL_IF(!text && capacity, error, ERNIE_INVALID, "text is NULL but has %zu bytes",
+                capacity);
     ernie_status status = api_check_messages(model, messages, n_messages, error);
     if (status != ERNIE_OK) return status;
     ern_text all = { .allocator = &model->allocator };
@@ -302,7 +322,8 @@ ERNIE_API ernie_status ernie_search_prompt(ernie_language language, const char *
 {
     API_NEED(n_text, error);
     *n_text = 0;
-    ERN_FAIL_IF(!text && capacity, error, ERNIE_INVALID, "text is NULL but has %zu bytes", capacity);
+    ERN_FAIL_IF(!text && capacity, error, ERNIE_INVALID, "text is NULL but has %zu bytes",
+                capacity);
     ern_text all = { .allocator = ern_allocator_default() };
     ernie_status status =
         ern_search_text(language, date, question, references, n_references, &all, error);
@@ -338,7 +359,10 @@ ERNIE_API ernie_status ernie_session_create(ernie_session **out, const ernie_mod
     return status != ERNIE_OK ? status : ern_session_create(out, model, &o, error);
 }
 
-ERNIE_API void ernie_session_free(ernie_session *session) { ern_session_free(session); }
+ERNIE_API void ernie_session_free(ernie_session *session)
+{
+    ern_session_free(session);
+}
 
 ERNIE_API ernie_status ernie_session_fork(ernie_session **out, ernie_session *session,
                                           ernie_error *error)
@@ -470,8 +494,8 @@ ERNIE_API ernie_status ernie_session_generate(ernie_session *session, const erni
 }
 
 ERNIE_API ernie_status ernie_session_ask(ernie_session *session, const char *question,
-                                         const ernie_sampling *params, ernie_token_fn fn, void *user,
-                                         ernie_result *result, ernie_error *error)
+                                         const ernie_sampling *params, ernie_token_fn fn,
+                                         void *user, ernie_result *result, ernie_error *error)
 {
     ernie_result full = { .stop_id = -1 };
     API_NEED(session, error);

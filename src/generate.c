@@ -3,10 +3,10 @@
 #include "session.h"
 #include "unicode.h"
 
-#define GENERATE_STOPS_MAX 16u
+#define GENERATE_STOPS_MAX      16u
 #define GENERATE_STOP_BYTES_MAX 256u
 /* Text that is held back is shorter than the longest stop string; one token adds this much. */
-#define GENERATE_PENDING_MAX (GENERATE_STOP_BYTES_MAX + ERNIE_STREAM_TEXT_MAX * 4)
+#define GENERATE_PENDING_MAX    (GENERATE_STOP_BYTES_MAX + ERNIE_STREAM_TEXT_MAX * 4)
 
 typedef struct generate_run {
     ernie_session *session;
@@ -106,7 +106,8 @@ static ernie_stop generate_text(generate_run *g, const ernie_logprob *chosen)
         g->n_pending += ern_utf8_stream(&g->stream, bytes, n, g->pending + g->n_pending);
     }
     const bool found = generate_find_stop(g, &at, &held);
-    const bool stop = generate_report(g, chosen->id, chosen->logprob, found ? at : g->n_pending - held);
+    const bool stop =
+        generate_report(g, chosen->id, chosen->logprob, found ? at : g->n_pending - held);
     return found ? ERNIE_STOP_STRING : stop ? ERNIE_STOP_CALLBACK : ERNIE_STOP_NONE;
 }
 

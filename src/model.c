@@ -57,10 +57,14 @@ static void model_place(ernie_model *m)
         m->layers[i].moe = ern_layer_is_moe(&h->hparams, i);
     for (uint32_t i = 0; i < h->n_records; i++) {
         const ern_record *r = &m->format.records[i];
-        if (r->kind == ERN_EMBED) w->embed = model_matrix(w, r);
-        else if (r->kind == ERN_HEAD) w->head = model_matrix(w, r);
-        else if (r->kind == ERN_FINAL_NORM) w->final_norm = model_floats(w, r);
-        else if (r->layer < h->hparams.n_layers) model_place_layer(w, &m->layers[r->layer], r);
+        if (r->kind == ERN_EMBED)
+            w->embed = model_matrix(w, r);
+        else if (r->kind == ERN_HEAD)
+            w->head = model_matrix(w, r);
+        else if (r->kind == ERN_FINAL_NORM)
+            w->final_norm = model_floats(w, r);
+        else if (r->layer < h->hparams.n_layers)
+            model_place_layer(w, &m->layers[r->layer], r);
     }
     if (h->hparams.tied) w->head = w->embed;
 }
@@ -71,9 +75,9 @@ static void model_describe_types(ernie_model *m)
     static const struct {
         ern_kind kind;
         const char *name;
-    } classes[] = { { ERN_EMBED, "embedding" },        { ERN_HEAD, "head" },
-                    { ERN_QKV, "attention" },          { ERN_FFN_GATE_UP, "dense" },
-                    { ERN_SHARED_GATE_UP, "shared" },  { ERN_EXPERT, "experts" } };
+    } classes[] = { { ERN_EMBED, "embedding" },       { ERN_HEAD, "head" },
+                    { ERN_QKV, "attention" },         { ERN_FFN_GATE_UP, "dense" },
+                    { ERN_SHARED_GATE_UP, "shared" }, { ERN_EXPERT, "experts" } };
     size_t at = 0;
     for (size_t c = 0; c < ERN_COUNT(classes); c++)
         for (uint32_t i = 0; i < m->format.header->n_records; i++) {
@@ -156,7 +160,9 @@ static ernie_status model_open_backend(ernie_model *m, const ernie_model_options
     m->ops = ern_backend_find(o->backend);
     ERN_FAIL_IF(!m->ops, error, ERNIE_UNSUPPORTED,
                 "backend \"%s\" is not part of this build; it offers \"cpu\"", o->backend);
-    const ern_backend_options options = { .cpu = o->cpu, .allocator = &m->allocator, .log = &m->log };
+    const ern_backend_options options = { .cpu = o->cpu,
+                                          .allocator = &m->allocator,
+                                          .log = &m->log };
     return m->ops->open(&m->backend, &m->weights, &options, error);
 }
 
@@ -231,8 +237,8 @@ static void model_count(const ernie_model *m, ernie_model_info *info)
         }
         info->n_parameters_active += model_record_weights(r);
         /* One row of an untied embedding is read; a tied one is the head and read whole. */
-        info->bytes_per_token += r->kind == ERN_EMBED && !hp->tied ? r->n_bytes / r->n_rows
-                                                                    : r->n_bytes;
+        info->bytes_per_token +=
+            r->kind == ERN_EMBED && !hp->tied ? r->n_bytes / r->n_rows : r->n_bytes;
     }
     if (hp->n_experts == 0) return;
     info->n_parameters_active += expert_weights / hp->n_experts * hp->moe_k;
@@ -322,9 +328,9 @@ ERN_FN ernie_status ern_model_verify(const ernie_model *m, ernie_progress_fn pro
         status = ern_format_verify_record(f, i, cancel, error);
         done += f->records[i].n_bytes;
         if (status == ERNIE_OK && progress && progress("verifying", done, f->n_bytes, user))
-            status = ern_error_set(error, ERNIE_CANCELLED,
-                                   "cancelled after checking %llu of %llu bytes",
-                                   (unsigned long long)done, (unsigned long long)f->n_bytes);
+            status =
+                ern_error_set(error, ERNIE_CANCELLED, "cancelled after checking %llu of %llu bytes",
+                              (unsigned long long)done, (unsigned long long)f->n_bytes);
     }
     if (status == ERNIE_OK) status = ern_format_verify_gaps(f, cancel, error);
     if (status == ERNIE_OK && progress) progress("verifying", f->n_bytes, f->n_bytes, user);

@@ -2,7 +2,7 @@
  * log-probabilities reported are the model's own, before any of them. Allocates nothing. */
 #include "session.h"
 
-#define SAMPLE_FACTOR_MAX 1e6f /* temperature, repetition penalty and its inverse */
+#define SAMPLE_FACTOR_MAX 1e6f  /* temperature, repetition penalty and its inverse */
 #define SAMPLE_SUM_MAX    1e30f /* what is added to a logit: a whole context of it stays finite */
 
 /* ---- Random numbers: xoshiro256** seeded through splitmix64 (Blackman and Vigna) ------------- */
@@ -15,7 +15,10 @@ static uint64_t sample_mix(uint64_t *x)
     return z ^ (z >> 31);
 }
 
-static uint64_t sample_rotate(uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }
+static uint64_t sample_rotate(uint64_t x, int k)
+{
+    return (x << k) | (x >> (64 - k));
+}
 
 static uint64_t sample_next(uint64_t s[4])
 {
@@ -153,19 +156,19 @@ static void sample_collect(ernie_session *s, uint32_t vocab)
 /* Repetition as in CTRL (divide or multiply by sign), frequency and presence subtracted. */
 static void sample_penalize(ernie_session *s, const ernie_sampling *p)
 {
-    if (p->repetition_penalty == 1.0f && p->frequency_penalty == 0.0f && p->presence_penalty == 0.0f)
+    if (p->repetition_penalty == 1.0f && p->frequency_penalty == 0.0f
+        && p->presence_penalty == 0.0f)
         return;
-    const size_t first = p->penalty_window && p->penalty_window < s->n_tokens
-                             ? s->n_tokens - p->penalty_window
-                             : 0;
+    const size_t first =
+        p->penalty_window && p->penalty_window < s->n_tokens ? s->n_tokens - p->penalty_window : 0;
     for (size_t i = first; i < s->n_tokens; i++) s->counts[s->tokens[i]]++;
     for (size_t i = first; i < s->n_tokens; i++) {
         ern_candidate *c = &s->candidates[s->tokens[i]];
         const uint32_t count = s->counts[c->id];
         if (!count) continue; /* its first occurrence has done it */
         s->counts[c->id] = 0;
-        c->logit = c->logit > 0.0f ? c->logit / p->repetition_penalty
-                                   : c->logit * p->repetition_penalty;
+        c->logit =
+            c->logit > 0.0f ? c->logit / p->repetition_penalty : c->logit * p->repetition_penalty;
         c->logit -= p->frequency_penalty * (float)count + p->presence_penalty;
     }
 }

@@ -2,9 +2,9 @@
  * forward step itself is a list of the backend's operations, written down here once. */
 #include "session.h"
 
-#define SESSION_CTX_DEFAULT 4096u
+#define SESSION_CTX_DEFAULT   4096u
 #define SESSION_BATCH_DEFAULT 512u
-#define SESSION_THREADS_MAX 1024u
+#define SESSION_THREADS_MAX   1024u
 
 /* ---- Creation ------------------------------------------------------------------------------ */
 
@@ -12,8 +12,9 @@ static ernie_status session_resolve(const ernie_model *model, const ernie_sessio
                                     ern_state_options *state, ernie_error *error)
 {
     const uint32_t limit = model->format.header->hparams.context_max;
-    const uint32_t n_ctx = o->n_ctx ? o->n_ctx
-                           : limit < SESSION_CTX_DEFAULT ? limit : SESSION_CTX_DEFAULT;
+    const uint32_t n_ctx = o->n_ctx                      ? o->n_ctx
+                           : limit < SESSION_CTX_DEFAULT ? limit
+                                                         : SESSION_CTX_DEFAULT;
     const uint32_t n_batch = o->n_batch ? o->n_batch : SESSION_BATCH_DEFAULT;
     ERN_FAIL_IF(n_ctx > limit, error, ERNIE_INVALID,
                 "a context of %u tokens exceeds the model's limit of %u", n_ctx, limit);
@@ -59,14 +60,14 @@ static ernie_status session_create(ernie_session **out, const ernie_model *model
     if (!s->block) {
         ern_session_free(s);
         return ern_error_set(error, ERNIE_NO_MEMORY,
-                             "no memory for %u tokens and %u logits, %zu bytes", state->n_ctx, vocab,
-                             arena.used);
+                             "no memory for %u tokens and %u logits, %zu bytes", state->n_ctx,
+                             vocab, arena.used);
     }
     arena = (ern_arena){ .base = s->block, .size = s->block_bytes };
     session_take(s, &arena, state->n_ctx, vocab);
     memset(s->counts, 0, vocab * sizeof *s->counts);
-    const ernie_status status = model->ops->state_open(&s->state, model->backend, &s->state_options,
-                                                       error);
+    const ernie_status status =
+        model->ops->state_open(&s->state, model->backend, &s->state_options, error);
     if (status != ERNIE_OK) {
         ern_session_free(s);
         return status;
@@ -128,8 +129,10 @@ static ernie_status session_step(ernie_session *s, const ern_batch *batch, ernie
     ops->embed(s->state, &w->embed);
     for (uint32_t i = 0; i < w->hparams->n_layers; i++) {
         ops->attention(s->state, i, &w->layers[i]);
-        if (w->layers[i].moe) ops->moe(s->state, i, &w->layers[i]);
-        else ops->ffn(s->state, i, &w->layers[i]);
+        if (w->layers[i].moe)
+            ops->moe(s->state, i, &w->layers[i]);
+        else
+            ops->ffn(s->state, i, &w->layers[i]);
     }
     ops->head(s->state, w->final_norm, &w->head);
     return ops->submit(s->state, error);

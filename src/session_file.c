@@ -1,8 +1,9 @@
 /* A session on disk: a header, the tokens, the logits, keys and values layer by layer, and an XXH3-64
- * of all of it at the end. Tied to the model by its weights' identity and to the cache's type. */
+ * of all of it at the end. Tied to the model by the identity of its weights and by its architecture
+ * numbers, and to the cache's type. */
 #include "session.h"
 
-#define SESSION_MAGIC "ERNSESS\x1a"
+#define SESSION_MAGIC        "ERNSESS\x1a"
 #define SESSION_FILE_VERSION 1u
 
 typedef struct session_head {
@@ -13,7 +14,7 @@ typedef struct session_head {
     uint32_t has_logits;
     uint32_t n_layers, n_kv_heads, head_dim, vocab_size;
     uint8_t weights_id[16];
-    uint32_t reserved[2];
+    uint64_t hparams_hash; /* the same weights mean something else with another rope_theta */
 } session_head;
 
 _Static_assert(sizeof(session_head) == 64, "session_head");
@@ -31,6 +32,7 @@ static session_head session_head_of(const ernie_session *s)
                           .vocab_size = h->hparams.vocab_size };
     memcpy(head.magic, SESSION_MAGIC, sizeof head.magic);
     memcpy(head.weights_id, h->weights_id, sizeof head.weights_id);
+    head.hparams_hash = ern_hash64(&h->hparams, sizeof h->hparams);
     return head;
 }
 
@@ -75,12 +77,15 @@ ERN_FN ernie_status ern_session_save(const ernie_session *s, const char *path, e
     const size_t bytes = ern_max_size(1, session_layer_bytes(&head));
     ern_file_out *file = NULL;
     void *layer = ern_alloc(&s->allocator, bytes);
-    ERN_FAIL_IF(!layer, error, ERNIE_NO_MEMORY, "no memory for %zu bytes of keys and values", bytes);
+    ERN_FAIL_IF(!layer, error, ERNIE_NO_MEMORY, "no memory for %zu bytes of keys and values",
+                bytes);
     ernie_status status = ern_file_out_open(&file, path, &s->allocator, error);
     if (status == ERNIE_OK) {
         status = session_write(s, file, layer, error);
-        if (status == ERNIE_OK) status = ern_file_out_commit(file, error);
-        else ern_file_out_abandon(file);
+        if (status == ERNIE_OK)
+            status = ern_file_out_commit(file, error);
+        else
+            ern_file_out_abandon(file);
     }
     ern_free(&s->allocator, layer, bytes);
     return status;
@@ -109,10 +114,17 @@ static ernie_status session_check_head(const ernie_session *s, const char *path,
                 SESSION_FILE_VERSION);
     ERN_FAIL_IF(head->has_logits > 1, error, ERNIE_FORMAT,
                 "\"%s\" says %u for having logits, must be 0 or 1", path, head->has_logits);
-    ERN_FAIL_IF(memcmp(head->weights_id, own.weights_id, sizeof own.weights_id) != 0
-                    || head->n_layers != own.n_layers || head->n_kv_heads != own.n_kv_heads
-                    || head->head_dim != own.head_dim || head->vocab_size != own.vocab_size,
-                error, ERNIE_MISMATCH, "\"%s\" was saved with another model", path);
+    const uint8_t *saved = head->weights_id, *id = own.weights_id;
+    ERN_FAIL_IF(
+        memcmp(saved, id, sizeof own.weights_id) != 0, error, ERNIE_MISMATCH,
+        "\"%s\" was saved with another model, id %02x%02x%02x%02x..., not %02x%02x%02x%02x...",
+        path, saved[0], saved[1], saved[2], saved[3], id[0], id[1], id[2], id[3]);
+    ERN_FAIL_IF(head->hparams_hash != own.hparams_hash || head->n_layers != own.n_layers
+                    || head->n_kv_heads != own.n_kv_heads || head->head_dim != own.head_dim
+                    || head->vocab_size != own.vocab_size,
+                error, ERNIE_MISMATCH,
+                "\"%s\" was saved with another model: the same weights, other architecture numbers",
+                path);
     ERN_FAIL_IF(head->kv_f32 != own.kv_f32, error, ERNIE_MISMATCH,
                 "\"%s\" holds an %s cache, the session an %s one", path,
                 head->kv_f32 ? "f32" : "f16", own.kv_f32 ? "f32" : "f16");
@@ -122,8 +134,9 @@ static ernie_status session_check_head(const ernie_session *s, const char *path,
     const uint64_t expected = sizeof *head + 4 * (uint64_t)head->n_tokens
                               + (head->has_logits ? 4 * (uint64_t)head->vocab_size : 0)
                               + (uint64_t)head->n_layers * session_layer_bytes(head) + 8;
-    ERN_FAIL_IF(n_bytes != expected, error, ERNIE_FORMAT, "\"%s\" has %llu bytes, its header says %llu",
-                path, (unsigned long long)n_bytes, (unsigned long long)expected);
+    ERN_FAIL_IF(n_bytes != expected, error, ERNIE_FORMAT,
+                "\"%s\" has %llu bytes, its header says %llu", path, (unsigned long long)n_bytes,
+                (unsigned long long)expected);
     return ERNIE_OK;
 }
 
@@ -147,8 +160,8 @@ static ernie_status session_read(ernie_session *s, const char *path, const sessi
                 ern_path_end(path), (unsigned long long)actual, (unsigned long long)checksum);
     for (uint32_t i = 0; i < head->n_tokens; i++)
         ERN_FAIL_IF(s->tokens[i] < 0 || (uint32_t)s->tokens[i] >= head->vocab_size, error,
-                    ERNIE_FORMAT, "\"%s\": token %u has id %d; ids are 0 to %u",
-                    ern_path_end(path), i, (int)s->tokens[i], head->vocab_size - 1);
+                    ERNIE_FORMAT, "\"%s\": token %u has id %d; ids are 0 to %u", ern_path_end(path),
+                    i, (int)s->tokens[i], head->vocab_size - 1);
     ern_session_mask(s->model, s->logits, head->has_logits);
     s->n_tokens = head->n_tokens;
     s->has_logits = head->has_logits != 0;
@@ -169,9 +182,9 @@ ERN_FN ernie_status ern_session_load(ernie_session *s, const char *path, ernie_e
     ernie_status status = ern_file_in_open(&file, path, &s->allocator, &n_bytes, error);
     if (status != ERNIE_OK) return status;
     if (n_bytes < sizeof head)
-        status = ern_error_set(error, ERNIE_FORMAT,
-                               "\"%s\" has %llu bytes, a session file at least %zu",
-                               ern_path_end(path), (unsigned long long)n_bytes, sizeof head);
+        status =
+            ern_error_set(error, ERNIE_FORMAT, "\"%s\" has %llu bytes, a session file at least %zu",
+                          ern_path_end(path), (unsigned long long)n_bytes, sizeof head);
     if (status == ERNIE_OK) status = session_get(file, &hash, &head, sizeof head, error);
     if (status == ERNIE_OK) status = session_check_head(s, path, &head, n_bytes, error);
     if (status != ERNIE_OK) goto done;

@@ -40,7 +40,7 @@ signalled HUP 129 'run and SIGHUP' '[ -s out ]'
 checked
 : >out
 trap '' HUP # as nohup does
-"$ERNIE" run $MODEL -p hello --logit-bias 2=-inf -n 200 --quiet >out 2>err </dev/null &
+"$ERNIE" run $MODEL -p hello --logit-bias 2=-inf -n 100 --threads 1 --quiet >out 2>err </dev/null &
 pid=$!
 trap - HUP
 while ! [ -s out ] && kill -0 "$pid" 2>/dev/null; do sleep 0.02; done

@@ -20,6 +20,8 @@ while IFS='|' read -r command missing; do
     mv out help.txt
     ok help "$command"
     same out help.txt
+    checked
+    awk 'length > 100 { bad = 1 } END { exit bad }' out || failed 'the help should fit 100 columns'
 done <<'TABLE'
 run|MODEL
 chat|MODEL
@@ -128,8 +130,6 @@ ok run --help --and --nothing else
 says out '^usage: ernie run'
 ok run model --temp 3 -h
 says out '^usage: ernie run'
-checked
-awk 'length > 100 { bad = 1 } END { exit bad }' out || failed 'the help should fit 100 columns'
 
 # Options may stand anywhere, whatever POSIXLY_CORRECT says.
 POSIXLY_CORRECT=1 "$ERNIE" info nowhere.ernie --json >out 2>err

@@ -69,7 +69,30 @@ static void reasons_are_named(void **state)
     stage_end(&s);
 }
 
-/* The third of five threads cannot be started: the two before it are sent home. */
+/* Folders and devices are opened before they are refused. */
+static void what_is_no_file_is_let_go(void **state)
+{
+    (void)state;
+    stage s;
+    const char *const paths[] = { file.dir, "/dev/null", "/dev/null/none" };
+    stage_begin(&s, &file);
+    for (size_t i = 0; i < ERN_COUNT(paths); i++) {
+        ernie_model *model = NULL;
+        ernie_error error = { ERNIE_OK, "" };
+        calls_begin(CALLS_COUNT, 0, false);
+        assert_int_equal(ernie_model_open(&model, paths[i], &s.open, &error), ERNIE_IO);
+        assert_int_equal(ernie_session_save(s.session, paths[i], &error), ERNIE_IO);
+        assert_int_equal(ernie_session_load(s.session, paths[i], &error), ERNIE_IO);
+        calls_end();
+        assert_int_equal(atomic_load(&calls.n_held), 0);
+        assert_non_null(strstr(error.message, paths[i]));
+        stage_check_recovers(&s, s.session);
+        stage_ok(ernie_session_rewind(s.session, STAGE_PROMPT, &error), &error);
+    }
+    stage_end(&s);
+}
+
+/* A thread of five cannot be started: those before it are sent home. */
 static void team_that_cannot_be_raised(void **state)
 {
     (void)state;
@@ -251,6 +274,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_system_call_fails),
         cmocka_unit_test(reasons_are_named),
+        cmocka_unit_test(what_is_no_file_is_let_go),
         cmocka_unit_test(team_that_cannot_be_raised),
         cmocka_unit_test(sources_that_fail),
         cmocka_unit_test(unverified_damage_is_found_later),

@@ -147,16 +147,17 @@ static void filters_keep_what_they_say(void **state)
     (void)state;
     static const double p[] = { 0.05, 0.5, 0.15, 0.3 }; /* in no order */
     static const int order[] = { 1, 3, 2, 0 };
-    static const filter_case cases[] = {
-        { 0, 1.0f, 0.0f, 4 },  { 1, 1.0f, 0.0f, 1 },    { 2, 1.0f, 0.0f, 2 },
-        { 3, 1.0f, 0.0f, 3 },  { 4, 1.0f, 0.0f, 4 },    { 99, 1.0f, 0.0f, 4 },
-        { 0, 0.01f, 0.0f, 1 }, { 0, 0.49f, 0.0f, 1 },   { 0, 0.51f, 0.0f, 2 },
-        { 0, 0.79f, 0.0f, 2 }, { 0, 0.81f, 0.0f, 3 },   { 0, 0.96f, 0.0f, 4 },
-        { 0, 1.0f, 0.09f, 4 }, { 0, 1.0f, 0.11f, 3 },   { 0, 1.0f, 0.31f, 2 },
-        { 0, 1.0f, 0.61f, 1 }, { 0, 1.0f, 1.0f, 1 },    { 0, 0.81f, 0.31f, 2 },
-        { 3, 0.83f, 0.0f, 2 }, /* of what top-k left, 0.8 of 0.95 is 0.842 */
-        { 2, 0.99f, 0.7f, 1 },
-    };
+    static const filter_case
+        cases[] = {
+            { 0, 1.0f, 0.0f, 4 },  { 1, 1.0f, 0.0f, 1 },  { 2, 1.0f, 0.0f, 2 },
+            { 3, 1.0f, 0.0f, 3 },  { 4, 1.0f, 0.0f, 4 },  { 99, 1.0f, 0.0f, 4 },
+            { 0, 0.01f, 0.0f, 1 }, { 0, 0.49f, 0.0f, 1 }, { 0, 0.51f, 0.0f, 2 },
+            { 0, 0.79f, 0.0f, 2 }, { 0, 0.81f, 0.0f, 3 }, { 0, 0.96f, 0.0f, 4 },
+            { 0, 1.0f, 0.09f, 4 }, { 0, 1.0f, 0.11f, 3 }, { 0, 1.0f, 0.31f, 2 },
+            { 0, 1.0f, 0.61f, 1 }, { 0, 1.0f, 1.0f, 1 },  { 0, 0.81f, 0.31f, 2 },
+            { 3, 0.83f, 0.0f, 2 }, /* of what top-k left, 0.8 of 0.95 is 0.842 */
+            { 2, 0.99f, 0.7f, 1 },
+        };
     set_probabilities(p, 4);
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         double kept[4] = { 0 };
@@ -244,7 +245,9 @@ static void biases_are_added(void **state)
     (void)state;
     static const double p[] = { 0.4, 0.3, 0.2, 0.1 };
     const double biased[] = { 0.4, 0.0, 0.2 * exp(1.0), 0.1 };
-    const ernie_logit_bias bias[] = { { 1, -INFINITY }, { 2, 0.75f }, { 2, 0.25f }, { VOCAB - 1, 1e30f } };
+    const ernie_logit_bias bias[] = {
+        { 1, -INFINITY }, { 2, 0.75f }, { 2, 0.25f }, { VOCAB - 1, 1e30f }
+    };
     ernie_sampling params = plain_params();
     set_probabilities(p, 4);
     params.bias = bias;
@@ -356,7 +359,8 @@ static void log_probabilities_are_the_models_own(void **state)
             logits[i] = shift + scale * test_random_float(&random);
             if (i % 20 == 0) logits[i] = shift + scale; /* equals */
         }
-        for (uint32_t i = 0; i < n_tokens; i++) sum += exp((double)logits[i] - (double)(shift + scale));
+        for (uint32_t i = 0; i < n_tokens; i++)
+            sum += exp((double)logits[i] - (double)(shift + scale));
         const double log_sum = (double)(shift + scale) + log(sum);
         set_logits(logits, n_tokens);
         OK(ernie_session_sample(session, &params, &chosen, top, &error));
@@ -406,7 +410,8 @@ static void logits_that_are_no_numbers(void **state)
             params.n_bias = how == 2; /* forbidding it is no cure */
             logits[40] = bad[i];
             set_logits(logits, 60);
-            FAILS(ERNIE_FORMAT, ernie_session_sample(session, &params, &chosen, NULL, &error), "id 40");
+            FAILS(ERNIE_FORMAT, ernie_session_sample(session, &params, &chosen, NULL, &error),
+                  "id 40");
             assert_int_equal(chosen.id, -7);
         }
     logits[40] = 3e38f; /* large, but numbers */
@@ -425,14 +430,15 @@ static void parameters_out_of_range_are_named(void **state)
     const ernie_logit_bias no_number = { 1, NAN }, infinite = { 1, INFINITY };
     ernie_logprob chosen = { -7, 0.0f };
     set_logits(logits, 2);
-#define REFUSED(field, value, ...)                                                      \
-    do {                                                                                \
-        ernie_sampling params = plain_params();                                         \
-        params.n_bias = 1;                                                              \
-        params.bias = &(const ernie_logit_bias){ 0, 0.0f };                             \
-        params.field = value;                                                           \
-        FAILS(ERNIE_INVALID, ernie_session_sample(session, &params, &chosen, NULL, &error), __VA_ARGS__); \
-        assert_int_equal(chosen.id, -7);                                                \
+#define REFUSED(field, value, ...)                                                          \
+    do {                                                                                    \
+        ernie_sampling params = plain_params();                                             \
+        params.n_bias = 1;                                                                  \
+        params.bias = &(const ernie_logit_bias){ 0, 0.0f };                                 \
+        params.field = value;                                                               \
+        FAILS(ERNIE_INVALID, ernie_session_sample(session, &params, &chosen, NULL, &error), \
+              __VA_ARGS__);                                                                 \
+        assert_int_equal(chosen.id, -7);                                                    \
     } while (0)
     REFUSED(temperature, -0.5f, "temperature", "-0.5");
     REFUSED(temperature, NAN, "temperature", "nan");

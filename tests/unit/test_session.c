@@ -310,13 +310,13 @@ static void options_out_of_range_are_named(void **state)
     ernie_memory plan;
     ernie_session *session = NULL;
     test_world_open(&w, &test_dense_spec);
-#define REFUSED(status, field, value, ...)                                       \
-    do {                                                                         \
-        ernie_session_options options = ernie_session_options_init();            \
-        options.field = value;                                                   \
-        FAILS(status, ernie_session_plan(w.model, &options, &plan, &error), __VA_ARGS__);   \
+#define REFUSED(status, field, value, ...)                                                     \
+    do {                                                                                       \
+        ernie_session_options options = ernie_session_options_init();                          \
+        options.field = value;                                                                 \
+        FAILS(status, ernie_session_plan(w.model, &options, &plan, &error), __VA_ARGS__);      \
         FAILS(status, ernie_session_create(&session, w.model, &options, &error), __VA_ARGS__); \
-        assert_null(session);                                                    \
+        assert_null(session);                                                                  \
     } while (0)
     REFUSED(ERNIE_INVALID, n_ctx, 257, "257", "256");
     REFUSED(ERNIE_INVALID, n_ctx, UINT32_MAX, "4294967295", "256");

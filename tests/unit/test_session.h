@@ -12,24 +12,24 @@
 #include "test_model_bytes.h"
 
 /* Call something that takes &error and must succeed. */
-#define OK(call)                                                           \
-    do {                                                                   \
-        ernie_error error = { ERNIE_OK, "" };                              \
-        if ((call) != ERNIE_OK) fail_msg("%s: %s", #call, error.message);  \
+#define OK(call)                                                              \
+    do {                                                                      \
+        ernie_error error = { ERNIE_OK, "" };                                 \
+        if ((call) != ERNIE_OK) fail_msg("%s: %s", #call, error.message);     \
         assert_int_equal(error.code, ERNIE_OK); /* written on failure only */ \
     } while (0)
 
 /* Call something that takes &error and must fail with `status` and a sentence with all the words. */
-#define FAILS(expected, call, ...)                                              \
-    do {                                                                        \
-        ernie_error error = { ERNIE_OK, "" };                                   \
-        const ernie_status got = (call);                                        \
-        static const char *const words[] = { __VA_ARGS__ };                     \
-        if (got != (expected) || error.code != (expected))                      \
+#define FAILS(expected, call, ...)                                                     \
+    do {                                                                               \
+        ernie_error error = { ERNIE_OK, "" };                                          \
+        const ernie_status got = (call);                                               \
+        static const char *const words[] = { __VA_ARGS__ };                            \
+        if (got != (expected) || error.code != (expected))                             \
             fail_msg("%s: %d, error %d, not %d: %s", #call, (int)got, (int)error.code, \
-                     (int)(expected), error.message);                           \
-        for (size_t i_word = 0; i_word < ERN_COUNT(words); i_word++)            \
-            if (!strstr(error.message, words[i_word]))                          \
+                     (int)(expected), error.message);                                  \
+        for (size_t i_word = 0; i_word < ERN_COUNT(words); i_word++)                   \
+            if (!strstr(error.message, words[i_word]))                                 \
                 fail_msg("%s: no \"%s\" in: %s", #call, words[i_word], error.message); \
     } while (0)
 

@@ -16,13 +16,13 @@
 #include "../../src/hash.h"
 #include "test_session.h"
 
-#define N_IDS    9
-#define VOCAB    320
-#define HEAD     64 /* bytes of the file's header */
-#define TOKENS   HEAD
-#define LOGITS   (TOKENS + 4 * N_IDS)
-#define KV       (LOGITS + 4 * VOCAB)
-#define N_BYTES  (KV + 2 * 2 * N_IDS * 32 * 2 + 8)
+#define N_IDS   9
+#define VOCAB   320
+#define HEAD    64 /* bytes of the file's header */
+#define TOKENS  HEAD
+#define LOGITS  (TOKENS + 4 * N_IDS)
+#define KV      (LOGITS + 4 * VOCAB)
+#define N_BYTES (KV + 2 * 2 * N_IDS * 32 * 2 + 8)
 
 static int32_t ids[N_IDS];
 
@@ -220,6 +220,7 @@ static void hostile_files_are_refused(void **state)
         { 24, 3, ERNIE_MISMATCH, { "another model", "" } },
         { 36, 321, ERNIE_MISMATCH, { "another model", "" } },
         { 40, 7, ERNIE_MISMATCH, { "another model", "" } },
+        { 56, 7, ERNIE_MISMATCH, { "another model", "" } },
         { TOKENS + 4 * 3, VOCAB, ERNIE_FORMAT, { "token 3", "320" } },
         { TOKENS + 4 * 8, UINT32_MAX, ERNIE_FORMAT, { "token 8", "-1" } },
     };
@@ -253,10 +254,12 @@ static void hostile_logits_choose_nothing(void **state)
     assert_true(ernie_session_logits(s.session)[VOCAB - 1] == -INFINITY);
     reseal(&s, LOGITS + 4 * 17, &(float){ NAN });
     OK(ernie_session_load(s.session, s.path, &error));
-    FAILS(ERNIE_FORMAT, ernie_session_sample(s.session, NULL, &chosen, NULL, &error), "id 17", "nan");
+    FAILS(ERNIE_FORMAT, ernie_session_sample(s.session, NULL, &chosen, NULL, &error), "id 17",
+          "nan");
     assert_int_equal(chosen.id, -7);
     ernie_result result = { .size = sizeof result };
-    FAILS(ERNIE_FORMAT, ernie_session_generate(s.session, NULL, NULL, NULL, &result, &error), "id 17");
+    FAILS(ERNIE_FORMAT, ernie_session_generate(s.session, NULL, NULL, NULL, &result, &error),
+          "id 17");
     assert_int_equal(result.n_generated, 0);
     saved_end(&s);
 }
@@ -266,15 +269,22 @@ static void foreign_sessions_are_refused(void **state)
     (void)state;
     saved s;
     test_world other;
-    test_model_spec spec = test_dense_spec;
-    spec.seed = 5; /* same shapes, other weights */
+    ernie_session *session;
     saved_begin(&s);
-    test_world_open(&other, &spec);
-    ernie_session *session = fed_session(other.model, ERNIE_KV_DEFAULT);
-    FAILS(ERNIE_MISMATCH, ernie_session_load(session, s.path, &error), "damaged\"", "another model");
-    check_empty(session);
-    ernie_session_free(session);
-    test_world_close(&other);
+    for (int i = 0; i < 2; i++) {
+        test_model_spec spec = test_dense_spec;
+        ern_hparams shape = s.w.model->format.header->hparams;
+        shape.rope_theta = 10000.0;
+        if (i == 0) spec.seed = 5;         /* other weights of the same shape */
+        if (i == 1) spec.hparams = &shape; /* the same weights in another architecture */
+        test_world_open(&other, &spec);
+        session = fed_session(other.model, ERNIE_KV_DEFAULT);
+        FAILS(ERNIE_MISMATCH, ernie_session_load(session, s.path, &error), "damaged\"",
+              "another model");
+        check_empty(session);
+        ernie_session_free(session);
+        test_world_close(&other);
+    }
     session = fed_session(s.w.model, ERNIE_KV_F32);
     FAILS(ERNIE_MISMATCH, ernie_session_load(session, s.path, &error), "f16", "f32");
     check_empty(session);
@@ -294,7 +304,8 @@ static void unreadable_paths_are_named(void **state)
     test_world w;
     test_world_open(&w, &test_dense_spec);
     ernie_session *session = fed_session(w.model, ERNIE_KV_DEFAULT);
-    FAILS(ERNIE_IO, ernie_session_load(session, "/no/such/file", &error), "/no/such/file", "No such");
+    FAILS(ERNIE_IO, ernie_session_load(session, "/no/such/file", &error), "/no/such/file",
+          "No such");
     check_empty(session);
     FAILS(ERNIE_IO, ernie_session_load(session, test_folder, &error), "ernie-test-", "folder");
     check_empty(session);
@@ -319,7 +330,8 @@ static void long_paths_keep_the_reason(void **state)
     snprintf(path, sizeof path, "%s/%0230d", test_folder, 1);
     assert_int_equal(mkdir(path, 0700), 0);
     snprintf(path + n + 231, sizeof path - n - 231, "/%0220d", 2);
-    test_write_file(path, "something else, but long enough to hold a header of sixty-four bytes", 68);
+    test_write_file(path, "something else, but long enough to hold a header of sixty-four bytes",
+                    68);
     FAILS(ERNIE_FORMAT, ernie_session_load(session, path, &error), "0002\" is not a session file");
     unlink(path);
     path[n + 231] = '\0';
@@ -346,7 +358,8 @@ static void failed_saves_leave_the_older_file(void **state)
     float logits[VOCAB];
     OK(ernie_session_feed(s.session, ids, 1, &error));
     memcpy(logits, ernie_session_logits(s.session), sizeof logits);
-    FAILS(ERNIE_IO, ernie_session_save(s.session, "/no/such/folder/x", &error), "/no/such/folder/x");
+    FAILS(ERNIE_IO, ernie_session_save(s.session, "/no/such/folder/x", &error),
+          "/no/such/folder/x");
     FAILS(ERNIE_IO, ernie_session_save(s.session, test_folder, &error), "folder");
     FAILS(ERNIE_IO, ernie_session_save(s.session, "/dev/full", &error), "/dev/full");
 

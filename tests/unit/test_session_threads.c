@@ -32,7 +32,7 @@ typedef struct watcher {
     ernie_session *session;
     uint64_t done[16];
     size_t n_calls;
-    size_t stop_at; /* the progress call that returns non-zero; 99: none */
+    size_t stop_at;           /* the progress call that returns non-zero; 99: none */
     long n_routes, cancel_at; /* the route call that cancels; -1: none */
 } watcher;
 
@@ -105,9 +105,12 @@ static void cancelled_feeds_leave_what_was_held(void **state)
         OK(ernie_session_rewind(session, 4, &error));
         OK(ernie_session_feed(session, ids + 4, 1, &error));
         o = (watcher){ session, { 0 }, 0, 99, 0, -1 };
-        if (how < 2) ernie_session_cancel(session);
-        else if (how < 5) o.stop_at = (size_t)how - 2;
-        else o.cancel_at = how - 5;
+        if (how < 2)
+            ernie_session_cancel(session);
+        else if (how < 5)
+            o.stop_at = (size_t)how - 2;
+        else
+            o.cancel_at = how - 5;
         if (how % 2)
             FAILS(ERNIE_CANCELLED, ernie_session_feed(session, ids, N_IDS, &error), "cancelled");
         else
@@ -343,7 +346,8 @@ static void another_thread_stops_an_answer(void **state)
     OK(ernie_session_feed(s.session, ids, N_IDS, &error));
     assert_int_equal(pthread_create(&s.thread, NULL, stop_when_started, &s), 0);
     FAILS(ERNIE_CANCELLED,
-          ernie_session_generate(s.session, &params, say_started, &s, &result, &error), "cancelled");
+          ernie_session_generate(s.session, &params, say_started, &s, &result, &error),
+          "cancelled");
     pthread_join(s.thread, NULL);
     assert_int_equal(result.stop, ERNIE_STOP_CANCELLED);
     assert_int_equal(ernie_session_length(s.session), N_IDS + result.n_generated);

@@ -116,7 +116,8 @@ static size_t bandwidth_bytes(unsigned n_threads)
     if (bytes < BANDWIDTH_BYTES_MIN) bytes = BANDWIDTH_BYTES_MIN;
     if (bytes > BANDWIDTH_BYTES_MAX) bytes = BANDWIDTH_BYTES_MAX;
     const long n_pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (n_pages > 0 && page > 0 && bytes > (uint64_t)n_pages * (uint64_t)page / BANDWIDTH_MEMORY_PART)
+    if (n_pages > 0 && page > 0
+        && bytes > (uint64_t)n_pages * (uint64_t)page / BANDWIDTH_MEMORY_PART)
         bytes = (uint64_t)n_pages * (uint64_t)page / BANDWIDTH_MEMORY_PART;
     return bytes <= SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX / 2;
 }

@@ -72,8 +72,8 @@ const cli_command cli_commands[] = {
       cmd_tokenize,
       "MODEL TEXT [--text]",
       "turn text into token ids",
-      "Prints a JSON array, without a begin token. Special tokens written in TEXT become their ids. - reads TEXT from\n"
-      "standard input, every byte of it." },
+      "Prints a JSON array, without a begin token. Special tokens written in TEXT become their\n"
+      "ids. - reads TEXT from standard input, every byte of it." },
     { { "detokenize", COMMAND_DETOKENIZE, main_model },
       cmd_detokenize,
       "MODEL --ids LIST [--special]",
