@@ -420,15 +420,17 @@ typedef struct ernie_session_options {
 ERNIE_API ernie_session_options ernie_session_options_init(void);
 
 typedef struct ernie_memory {
+    uint32_t size;          /* set by the caller to sizeof(ernie_memory) */
+    uint32_t n_threads;     /* that the session would run on, the caller's included */
     uint64_t kv_bytes;      /* keys and values of n_ctx tokens */
     uint64_t scratch_bytes; /* activations, logits and all else */
     uint64_t total_bytes;   /* exactly what ernie_session_create asks the allocator for */
     uint64_t weight_bytes;  /* the model's file, mapped and shared by all sessions */
-    uint32_t n_threads;     /* that the session would run on, the caller's included */
 } ernie_memory;
 
-/* What a session with these options would use; nothing is spent. Returns ERNIE_OK, ERNIE_INVALID
- * (n_ctx above the model's limit, and the like), ERNIE_UNSUPPORTED (newer options), ERNIE_NO_MEMORY
+/* Fill `memory` with what a session with these options would use; nothing is spent, and fields beyond
+ * its `size` stay untouched. Returns ERNIE_OK, ERNIE_INVALID (`size` is 0, n_ctx is above the model's
+ * limit, and the like), ERNIE_UNSUPPORTED (newer options), ERNIE_NO_MEMORY
  * (more than can be addressed). Any thread. */
 ERNIE_API ernie_status ernie_session_plan(const ernie_model *model,
                                           const ernie_session_options *options,
@@ -515,7 +517,8 @@ typedef struct ernie_logit_bias {
     float bias; /* up to 1e30, added to the logit; -INFINITY forbids the token */
 } ernie_logit_bias;
 
-/* Zero means: the model file's default, else the value in brackets. */
+/* Zero means: the model file's default, else the value in brackets. A model whose defaults ask for
+ * greedy decoding gets it where temperature, top_k, top_p and min_p are all zero. */
 typedef struct ernie_sampling {
     uint32_t size;
     bool greedy;              /* always the likeliest token; temperature and filters are ignored */

@@ -341,9 +341,13 @@ ERNIE_API ernie_status ernie_session_plan(const ernie_model *model,
     ernie_session_options o = ERNIE_SESSION_OPTIONS_INIT;
     API_NEED(model, error);
     API_NEED(memory, error);
-    const ernie_status status =
-        ern_options_copy(&o, sizeof o, options, "ernie_session_options", error);
-    return status != ERNIE_OK ? status : ern_session_plan(model, &o, memory, error);
+    ERN_FAIL_IF(memory->size < sizeof memory->size, error, ERNIE_INVALID,
+                "ernie_memory.size is %u, expected sizeof(ernie_memory)", (unsigned)memory->size);
+    ernie_memory plan = { 0 };
+    ernie_status status = ern_options_copy(&o, sizeof o, options, "ernie_session_options", error);
+    if (status == ERNIE_OK) status = ern_session_plan(model, &o, &plan, error);
+    if (status == ERNIE_OK) api_give(memory, &plan, sizeof plan, memory->size);
+    return status;
 }
 
 ERNIE_API ernie_status ernie_session_create(ernie_session **out, const ernie_model *model,

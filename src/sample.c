@@ -102,6 +102,8 @@ ERN_FN ernie_status ern_sampling_resolve(const ernie_model *model, const ernie_s
     r->size = (uint32_t)sizeof *r;
     const ernie_status status = ern_options_copy(r, sizeof *r, params, "ernie_sampling", error);
     if (status != ERNIE_OK) return status;
+    const bool unsaid = r->temperature == 0.0f && r->top_p == 0.0f && r->top_k == 0 && r->min_p == 0.0f;
+    if (g && !g->do_sample && unsaid) r->greedy = true;
     if (r->temperature == 0.0f) r->temperature = g && g->temperature > 0.0f ? g->temperature : 1.0f;
     if (r->top_p == 0.0f) r->top_p = g && g->top_p > 0.0f ? g->top_p : 1.0f;
     if (r->top_k == 0 && g) r->top_k = g->top_k;

@@ -37,8 +37,12 @@ static ERN_INLINE void KN(half_block)(unsigned type, size_t nt, const unsigned c
 {
     const int8x16_t level = vld1q_s8(ern_w4_level);
     int8x16_t a[KERNELS_TOKENS];
-    KERNELS_UNROLL for (size_t i = 0; i < (type == ERN_W4 ? 2 : 4); i++)
-        KERNELS_PREFETCH(code + i * 64 + KERNELS_AHEAD);
+    KERNELS_PREFETCH(code + KERNELS_AHEAD);
+    KERNELS_PREFETCH(code + 64 + KERNELS_AHEAD);
+    if (type != ERN_W4) {
+        KERNELS_PREFETCH(code + 128 + KERNELS_AHEAD);
+        KERNELS_PREFETCH(code + 192 + KERNELS_AHEAD);
+    }
     KERNELS_UNROLL for (size_t t = 0; t < nt; t++) a[t] = vld1q_s8(q + t * q_stride);
     if (type == ERN_W4) {
         KERNELS_VECTOR_W4(code, 0);

@@ -39,7 +39,7 @@ CHECKPOINT=$REPO/tests/data/micro-moe
 if [ -d "$CHECKPOINT" ]; then
     ok convert "$CHECKPOINT" micro.ernie --type f32 --name 'a name'
     says out '^micro\.ernie: [0-9.]+ MiB from [0-9.]+ MiB in [0-9.]+ s$'
-    quiet_stderr
+    says err '^ernie convert: no tokenizer\.model: '
     ok verify micro.ernie
     ok info micro.ernie --json
     json 'v["name"] == "a name"'
@@ -54,6 +54,15 @@ if [ -d "$CHECKPOINT" ]; then
     bad 1 'micro.ernie: the model file has no tokenizer' detokenize micro.ernie --ids 5
     printf '{"text": "hello"}\n' >text.jsonl
     bad 1 'micro.ernie: the model file has no tokenizer' eval micro.ernie text.jsonl
+
+    # What the converter settles by itself is said once, and not with --quiet.
+    cp -r "$CHECKPOINT" untied
+    sed 's/"tie_word_embeddings": true/"tie_word_embeddings": false/' "$CHECKPOINT/config.json" \
+        >untied/config.json
+    ok convert untied untied.ernie
+    says err '^ernie convert: tie_word_embeddings is false, but there is no lm_head\.weight'
+    ok convert untied untied.ernie --force --quiet
+    quiet_stderr
 
     # A checkpoint that is damaged is named, and so is what is wrong with it.
     mkdir damaged

@@ -95,7 +95,7 @@ static void these_need_no_memory(void **state)
     ernie_error error = { ERNIE_OK, "" };
     ernie_sampling params = ernie_sampling_init();
     ernie_logprob chosen, top[ERNIE_TOP_MAX];
-    ernie_memory memory;
+    ernie_memory memory = { .size = (uint32_t)sizeof memory };
     ernie_result result = { .size = sizeof result };
     const ernie_logit_bias bias = { 5, -1.0f };
     const char *const stops[] = { "zzzz", "the" };

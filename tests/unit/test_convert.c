@@ -116,8 +116,8 @@ static void header_says_what_it_is(void **state)
     char slashes[400];
     /* 62 bytes and two characters of three: the field holds 63 */
     const char *const names[] = { "a name", "\xff\x01 broken \xc2\x85",
-                                  "12345678901234567890123456789012345678901234567890123456789012"
-                                  "\xe5\xa4\xa9\xe5\xa4\xa9" };
+                                  ("12345678901234567890123456789012345678901234567890123456789012"
+                                   "\xe5\xa4\xa9\xe5\xa4\xa9") };
     const char *const kept[] = { "a name", "?? broken ??",
                                  "12345678901234567890123456789012345678901234567890123456789012" };
     for (size_t i = 0; i < ERN_COUNT(names); i++) {

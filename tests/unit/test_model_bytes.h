@@ -20,6 +20,7 @@ typedef struct test_model_spec {
     bool untied; /* a head of its own */
     bool no_router_bias;
     bool no_sections;    /* neither tokenizer nor chat nor generation */
+    bool generation_greedy; /* the generation defaults do not sample */
     bool no_byte_pieces; /* a tokenizer of letters only; vocab_size 100 instead of 320 */
     uint32_t n_mtp;
     ern_type type_embed, type_head, type_attention, type_ffn; /* 0: f32 */
@@ -293,9 +294,11 @@ static inline void test_fill_sections(const test_model_spec *spec, const ern_hea
                                  .begin_id = 1,
                                  .turn_end_id = 2,
                                  .template_bytes = (uint32_t)strlen(words) };
-    const ern_generation generation = {
-        .temperature = 0.8f, .top_p = 0.8f, .do_sample = 1, .n_stop_ids = 1, .stop_ids = { 2 }
-    };
+    const ern_generation generation = { .temperature = 0.8f,
+                                        .top_p = 0.8f,
+                                        .do_sample = !spec->generation_greedy,
+                                        .n_stop_ids = 1,
+                                        .stop_ids = { 2 } };
     unsigned char *tokenizer = data + h->section[ERN_SECTION_TOKENIZER].offset;
     if (spec->tokenizer)
         memcpy(tokenizer, spec->tokenizer, spec->tokenizer_bytes);

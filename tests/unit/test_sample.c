@@ -507,6 +507,33 @@ static void zero_means_the_files_default(void **state)
     test_world_close(&bare);
 }
 
+static void a_greedy_file_is_greedy_until_asked_otherwise(void **state)
+{
+    (void)state;
+    test_model_spec spec = test_dense_spec;
+    spec.generation_greedy = true;
+    test_world greedy;
+    test_world_open(&greedy, &spec);
+    ernie_sampling r, params = ERNIE_SAMPLING_INIT;
+    OK(ern_sampling_resolve(world.model, NULL, &r, &error));
+    assert_false(r.greedy);
+    OK(ern_sampling_resolve(greedy.model, NULL, &r, &error));
+    assert_true(r.greedy);
+    params.repetition_penalty = 1.2f; /* says nothing about drawing */
+    OK(ern_sampling_resolve(greedy.model, &params, &r, &error));
+    assert_true(r.greedy);
+    ernie_sampling asked[4] = { params, params, params, params };
+    asked[0].temperature = 0.7f;
+    asked[1].top_k = 5;
+    asked[2].top_p = 0.5f;
+    asked[3].min_p = 0.1f;
+    for (size_t i = 0; i < ERN_COUNT(asked); i++) {
+        OK(ern_sampling_resolve(greedy.model, &asked[i], &r, &error));
+        assert_false(r.greedy);
+    }
+    test_world_close(&greedy);
+}
+
 static void sampling_leaves_the_session_alone(void **state)
 {
     (void)state;
@@ -541,6 +568,7 @@ int main(void)
         cmocka_unit_test(parameters_out_of_range_are_named),
         cmocka_unit_test(missing_things_are_refused),
         cmocka_unit_test(zero_means_the_files_default),
+        cmocka_unit_test(a_greedy_file_is_greedy_until_asked_otherwise),
         cmocka_unit_test(sampling_leaves_the_session_alone),
     };
     return cmocka_run_group_tests_name("sample", tests, begin, end);

@@ -48,7 +48,7 @@ static void plan_is_what_is_taken(void **state)
         test_world_open(&w, specs[m]);
         for (size_t i = 0; i < ERN_COUNT(all); i++) {
             ernie_session_options options = all[i];
-            ernie_memory plan;
+            ernie_memory plan = { .size = (uint32_t)sizeof plan };
             options.size = sizeof options;
             const long n_requests = atomic_load(&w.counter.n_requests);
             const long long before = atomic_load(&w.counter.live);
@@ -277,11 +277,16 @@ static void missing_arguments_are_refused(void **state)
 {
     (void)state;
     test_world w;
-    ernie_memory plan;
+    ernie_memory plan = { .size = (uint32_t)sizeof plan };
     test_world_open(&w, &test_dense_spec);
     ernie_session *session = test_session(w.model, 4), *out = session;
     FAILS(ERNIE_INVALID, ernie_session_plan(NULL, NULL, &plan, &error), "\"model\"");
     FAILS(ERNIE_INVALID, ernie_session_plan(w.model, NULL, NULL, &error), "\"memory\"");
+    plan = (ernie_memory){ .size = offsetof(ernie_memory, total_bytes) }; /* an older caller's */
+    OK(ernie_session_plan(w.model, NULL, &plan, &error));
+    assert_true(plan.kv_bytes > 0 && plan.total_bytes == 0);
+    plan.size = 0;
+    FAILS(ERNIE_INVALID, ernie_session_plan(w.model, NULL, &plan, &error), "ernie_memory.size");
     FAILS(ERNIE_INVALID, ernie_session_create(NULL, w.model, NULL, &error), "\"out\"");
     FAILS(ERNIE_INVALID, ernie_session_create(&out, NULL, NULL, &error), "\"model\"");
     assert_null(out);
@@ -307,7 +312,7 @@ static void options_out_of_range_are_named(void **state)
 {
     (void)state;
     test_world w;
-    ernie_memory plan;
+    ernie_memory plan = { .size = (uint32_t)sizeof plan };
     ernie_session *session = NULL;
     test_world_open(&w, &test_dense_spec);
 #define REFUSED(status, field, value, ...)                                                     \

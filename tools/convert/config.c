@@ -402,6 +402,7 @@ ERN_FN ernie_status conv_config_read(conv_config *config, const json_t *root, er
     ERN_FAIL_IF(tie && !json_is_boolean(tie), error, ERNIE_FORMAT,
                 "%s: tie_word_embeddings is neither true nor false", config_file);
     config->tie = !tie || json_is_true(tie);
+    config->tie_said = tie != NULL;
     return ERNIE_OK;
 }
 

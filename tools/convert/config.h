@@ -10,6 +10,7 @@ typedef struct conv_config {
     ern_hparams hparams; /* tied and n_mtp_layers are settled later, by the tensors */
     char architecture[32];
     bool tie;              /* transformers ties where nothing is said */
+    bool tie_said;
     bool moe_start_unsaid; /* moe_layer_start is 0 until the tensors decide */
     bool shared_unsaid;    /* shared experts are 0 until the tensors decide */
     uint32_t n_stop_ids; /* all of eos_token_id */

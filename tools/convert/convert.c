@@ -205,6 +205,10 @@ static void convert_settle(convert_state *state)
         ern_log_write(
             log, ERNIE_LOG_WARN,
             "tie_word_embeddings is false, but there is no lm_head.weight: the embedding serves");
+    if (has_head && !state->config.tie_said)
+        ern_log_write(log, ERNIE_LOG_WARN,
+                      "lm_head.weight is left out: config.json does not say tie_word_embeddings, "
+                      "whose default is true");
     const uint32_t n_mtp = conv_names_count_mtp(&state->tensors);
     if (n_mtp != hparams->n_mtp_layers)
         ern_log_write(log, ERNIE_LOG_INFO,

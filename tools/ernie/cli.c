@@ -29,6 +29,14 @@ static void cli_clean(char *line)
     }
 }
 
+static void cli_print_line(cli_context *cli, char *line)
+{
+    cli_clean(line);
+    progress_erase(&cli->bar);
+    const char *command = cli->command ? cli->command->shape.name : NULL;
+    fprintf(stderr, "ernie%s%s: %s\n", command ? " " : "", command ? command : "", line);
+}
+
 int cli_fail(cli_context *cli, int status, const char *format, ...)
 {
     char line[CLI_MESSAGE_MAX];
@@ -36,13 +44,19 @@ int cli_fail(cli_context *cli, int status, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    cli_clean(line);
-    progress_erase(&cli->bar);
-    const char *command = cli->command ? cli->command->shape.name : NULL;
-    if (!cli->failed)
-        fprintf(stderr, "ernie%s%s: %s\n", command ? " " : "", command ? command : "", line);
+    if (!cli->failed) cli_print_line(cli, line);
     cli->failed = true;
     return status;
+}
+
+void cli_note(cli_context *cli, const char *format, ...)
+{
+    char line[CLI_MESSAGE_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (!cli->options.quiet) cli_print_line(cli, line);
 }
 
 int cli_fail_error(cli_context *cli, const char *what, const ernie_error *error)

@@ -46,6 +46,9 @@ const cli_command *cli_command_find(const char *name);
 int cli_fail(cli_context *cli, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Say something about a command that succeeds, in the same form; nothing with --quiet. */
+void cli_note(cli_context *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* Fail with the library's sentence, which is led by `what` (a path) unless it names that itself. */
 int cli_fail_error(cli_context *cli, const char *what, const ernie_error *error);
 

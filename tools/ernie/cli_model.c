@@ -88,7 +88,7 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
     options.kv_type = cli_kv_type(cli, wanted->kv);
     options.progress = wanted->shows_feeding ? progress_update : NULL;
     options.progress_user = &cli->bar;
-    ernie_memory plan = { 0 };
+    ernie_memory plan = { .size = (uint32_t)sizeof plan };
     ernie_error error;
     if (ernie_session_plan(model, &options, &plan, &error) != ERNIE_OK)
         return cli_fail_error(cli, NULL, &error);

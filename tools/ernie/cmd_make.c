@@ -2,6 +2,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "buffer.h"
 #include "cli.h"
 #include "interrupt.h"
 #include "../convert/convert.h"
@@ -49,6 +50,24 @@ static int make_update(const char *what, uint64_t done, uint64_t total, void *us
     return progress_update(what, done, total, state->bar);
 }
 
+/* Keep what the converter settled by itself and the user should know, a line each: shown only when the
+ * conversion succeeds, since a failure is one line. */
+static void make_remember(ernie_log_level level, const char *line, void *user)
+{
+    text_buffer *notes = user;
+    if (level < ERNIE_LOG_WARN) return;
+    buffer_add_text(notes, line);
+    buffer_add_text(notes, "\n");
+}
+
+static void make_show(cli_context *cli, char *notes)
+{
+    for (char *line = notes, *end; line && (end = strchr(line, '\n')); line = end + 1) {
+        *end = 0;
+        cli_note(cli, "%s", line);
+    }
+}
+
 int cmd_convert(cli_context *cli)
 {
     const program_options *options = &cli->options;
@@ -56,11 +75,13 @@ int cmd_convert(cli_context *cli)
     const int status = make_check_out(cli, out);
     if (status != CLI_OK) return status;
     make_progress state = { .bar = &cli->bar };
+    text_buffer notes = { 0 };
     const ern_convert_options convert = {
         .type = options->type,
         .chat = options->chat,
         .name = options->name,
         .n_threads = options->n_threads,
+        .log = { .fn = make_remember, .user = &notes },
         .progress = make_update,
         .progress_user = &state,
         .cancel = interrupt_flag(),
@@ -68,7 +89,10 @@ int cmd_convert(cli_context *cli)
     const double start = progress_clock();
     ernie_error error;
     progress_begin(&cli->bar, PROGRESS_BYTES);
-    if (ern_convert(source, out, &convert, &error) != ERNIE_OK) {
+    const ernie_status made = ern_convert(source, out, &convert, &error);
+    if (made == ERNIE_OK) make_show(cli, notes.data);
+    buffer_free(&notes);
+    if (made != ERNIE_OK) {
         const bool about_out = strncmp(error.message, out, strlen(out)) == 0;
         return cli_fail_error(cli, about_out ? out : source, &error);
     }
