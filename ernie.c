@@ -42,6 +42,7 @@
 #include "src/hash.c"
 #include "src/format.c"
 #include "src/format_read.c"
+#include "src/weights.c"
 #include "src/unicode.c"
 #include "src/token.c"
 #include "src/token_normal.c"

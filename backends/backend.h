@@ -6,7 +6,7 @@
 #ifndef ERN_BACKEND_H
 #define ERN_BACKEND_H
 
-#include "../src/model.h"
+#include "../src/weights.h"
 
 /* Per model: device, kernels, weights where the device wants them. Immutable after open. */
 typedef struct ern_backend ern_backend;

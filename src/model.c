@@ -4,70 +4,7 @@
 
 #include "../backends/backend.h"
 
-ERN_FN ern_expert ern_weights_expert(const ern_weights *w, const ern_layer *layer, uint32_t expert)
-{
-    const ern_record *r = &layer->experts[expert];
-    const unsigned char *data = w->file + r->offset;
-    return (ern_expert){ .gate_up = { data, r->type, r->n_rows, r->n_cols },
-                         .down = { data + ern_expert_down_offset(r), r->type2, r->n_rows2,
-                                   r->n_cols2 } };
-}
-
-/* ---- Tables -------------------------------------------------------------------------------- */
-
-static ern_matrix model_matrix(const ern_weights *w, const ern_record *r)
-{
-    return (ern_matrix){ w->file + r->offset, r->type, r->n_rows, r->n_cols };
-}
-
-static const float *model_floats(const ern_weights *w, const ern_record *r)
-{
-    return (const float *)(const void *)(w->file + r->offset);
-}
-
-static void model_place_layer(ern_weights *w, ern_layer *layer, const ern_record *r)
-{
-    switch (r->kind) {
-    case ERN_ATTN_NORM: layer->attn_norm = model_floats(w, r); break;
-    case ERN_FFN_NORM: layer->ffn_norm = model_floats(w, r); break;
-    case ERN_QKV: layer->qkv = model_matrix(w, r); break;
-    case ERN_ATTN_OUT: layer->attn_out = model_matrix(w, r); break;
-    case ERN_FFN_GATE_UP: layer->gate_up = model_matrix(w, r); break;
-    case ERN_FFN_DOWN: layer->down = model_matrix(w, r); break;
-    case ERN_ROUTER: layer->router = model_matrix(w, r); break;
-    case ERN_ROUTER_BIAS: layer->router_bias = model_floats(w, r); break;
-    case ERN_SHARED_GATE_UP: layer->shared_gate_up = model_matrix(w, r); break;
-    case ERN_SHARED_DOWN: layer->shared_down = model_matrix(w, r); break;
-    case ERN_EXPERT:
-        if (r->expert == 0) layer->experts = r;
-        break;
-    default: break;
-    }
-}
-
-/* The reader has checked that every record is there, so placing is all that is left. */
-static void model_place(ernie_model *m)
-{
-    const ern_header *h = m->format.header;
-    ern_weights *w = &m->weights;
-    w->file = m->format.data;
-    w->hparams = &h->hparams;
-    w->layers = m->layers;
-    for (uint32_t i = 0; i < h->hparams.n_layers; i++)
-        m->layers[i].moe = ern_layer_is_moe(&h->hparams, i);
-    for (uint32_t i = 0; i < h->n_records; i++) {
-        const ern_record *r = &m->format.records[i];
-        if (r->kind == ERN_EMBED)
-            w->embed = model_matrix(w, r);
-        else if (r->kind == ERN_HEAD)
-            w->head = model_matrix(w, r);
-        else if (r->kind == ERN_FINAL_NORM)
-            w->final_norm = model_floats(w, r);
-        else if (r->layer < h->hparams.n_layers)
-            model_place_layer(w, &m->layers[r->layer], r);
-    }
-    if (h->hparams.tied) w->head = w->embed;
-}
+/* ---- Description ---------------------------------------------------------------------------- */
 
 /* "embedding w8, attention w4, experts w4": the type of the first record of each class. */
 static void model_describe_types(ernie_model *m)
@@ -173,7 +110,7 @@ static ernie_status model_fill(ernie_model *m, const ernie_model_options *o, ern
     const uint32_t n = m->format.header->hparams.n_layers;
     m->layers = ern_alloc_zero(&m->allocator, n * sizeof *m->layers);
     ERN_FAIL_IF(!m->layers, error, ERNIE_NO_MEMORY, "no memory for the table of %u layers", n);
-    model_place(m);
+    ern_weights_place(&m->weights, &m->format, m->layers);
     model_describe_types(m);
     status = model_open_text(m, error);
     if (status == ERNIE_OK) status = model_open_backend(m, o, error);
