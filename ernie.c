@@ -5,7 +5,7 @@
  *
  * The parts are found beside this file, so it may be compiled from any directory. The one header
  * that is neither ours nor the C library's is xxhash.h (package libxxhash-dev). Compile with -O2 or
- * -O3; add -DNDEBUG for a release; no other flag is needed. */
+ * -O3; no other flag is needed. */
 
 /* ---- Settings ------------------------------------------------------------------------------ */
 

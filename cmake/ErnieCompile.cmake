@@ -12,7 +12,8 @@ function(ernie_compile target)
     C_STANDARD_REQUIRED ON
     C_EXTENSIONS OFF
     C_VISIBILITY_PRESET hidden)
-  target_compile_definitions(${target} PRIVATE _FILE_OFFSET_BITS=64)
+  target_compile_definitions(${target} PRIVATE _FILE_OFFSET_BITS=64
+    "$<$<CONFIG:Debug>:ERNIE_ASSERTS>")
   if(CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
     target_compile_options(${target} PRIVATE -ffp-contract=off
       "$<$<COMPILE_LANGUAGE:C>:${ERNIE_WARNINGS}>" "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>")

@@ -9,7 +9,11 @@ else()
   set(ernie_install_default OFF)
 endif()
 
-foreach(part TOOLS TESTS EXAMPLES BENCH)
+# Who builds to use wants the library and the program; the presets ask for the rest.
+foreach(part TOOLS EXAMPLES TESTS BENCH)
+  if(part MATCHES "TESTS|BENCH")
+    set(ernie_part_default OFF)
+  endif()
   set(ERNIE_${part} ${ernie_part_default} CACHE STRING "Build this part: AUTO, ON or OFF")
   set_property(CACHE ERNIE_${part} PROPERTY STRINGS AUTO ON OFF)
 endforeach()

@@ -44,7 +44,7 @@ int main(int argc, char **argv)
     ernie_session *session = NULL;
     ernie_error error = { ERNIE_OK, "" };
     ernie_status status =
-        ernie_model_open(&model, argc > 1 ? argv[1] : "ernie-demo.ernie", NULL, &error);
+        ernie_model_open(&model, argc > 1 ? argv[1] : "models/ernie-demo.ernie", NULL, &error);
     if (status == ERNIE_OK) status = ernie_session_create(&session, model, NULL, &error);
     if (status == ERNIE_OK) status = ask_and_stop(session, &error);
     if (status != ERNIE_OK && status != ERNIE_CANCELLED) fprintf(stderr, "%s\n", error.message);

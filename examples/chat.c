@@ -36,7 +36,7 @@ int main(int argc, char **argv)
     ernie_model *model = NULL;
     ernie_session *session = NULL;
     ernie_error error = { ERNIE_OK, "" };
-    if (ernie_model_open(&model, argc > 1 ? argv[1] : "ernie-demo.ernie", NULL, &error) == ERNIE_OK
+    if (ernie_model_open(&model, argc > 1 ? argv[1] : "models/ernie-demo.ernie", NULL, &error) == ERNIE_OK
         && ernie_session_create(&session, model, NULL, &error) == ERNIE_OK)
         chat_turns(session, &error);
     if (error.code != ERNIE_OK) fprintf(stderr, "%s\n", error.message);

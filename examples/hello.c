@@ -14,7 +14,7 @@ static int on_token(const ernie_token *token, void *user)
 
 int main(int argc, char **argv)
 {
-    const char *path = argc > 1 ? argv[1] : "ernie-demo.ernie";
+    const char *path = argc > 1 ? argv[1] : "models/ernie-demo.ernie";
     ernie_model *model = NULL;
     ernie_session *session = NULL;
     ernie_error error = { ERNIE_OK, "" };

@@ -53,18 +53,22 @@ configure() {
     }
 }
 
-# progress_line: ninja's "[3/57] ..." lines become one bar on a terminal, four short lines elsewhere.
+# progress_line NAME WHAT: ninja's "[3/57] ..." and ctest's "3/57 Test ..." lines become one bar on a
+# terminal, four short lines elsewhere.
 progress_line() {
-    awk -v tty="$([ -t 1 ] && echo 1 || echo 0)" -v name="$1" '
-        match($0, /^\[[0-9]+\/[0-9]+\]/) {
-            split(substr($0, 2, RLENGTH - 2), n, "/")
+    local tty=0
+    if [ -t 1 ]; then tty=1; fi
+    awk -v tty="$tty" -v name="$1" -v what="$2" '
+        match($0, /^\[[0-9]+\/[0-9]+\]/) || match($0, /^ *[0-9]+\/[0-9]+ Test/) {
+            split($0, n, /[^0-9]+/)
+            if (n[1] == "") { n[1] = n[2]; n[2] = n[3] }
             if (tty) {
                 bar = ""
                 for (i = 0; i < 30; i++) bar = bar (i < 30 * n[1] / n[2] ? "#" : ".")
                 printf "\r   %s [%s] %d/%d ", name, bar, n[1], n[2]
             } else if (int(4 * n[1] / n[2]) > quarter) {
                 quarter = int(4 * n[1] / n[2])
-                printf "   %s: %d of %d steps\n", name, n[1], n[2]
+                printf "   %s: %d of %d %s\n", name, n[1], n[2], what
             }
             fflush()
         }
@@ -78,7 +82,7 @@ build() {
     local targets=()
     if [ $# -gt 0 ]; then targets=(--target "$@"); fi
     NINJA_STATUS='[%f/%t] ' cmake --build "build/$preset" -j "$JOBS" "${targets[@]}" 2>&1 |
-        tee "$log" | progress_line "build/$preset" || {
+        tee "$log" | progress_line "build/$preset" steps || {
         grep -v '^\[[0-9]*/[0-9]*\]' "$log" >&2 || true
         die "the build in build/$preset failed; all of its output is in $log"
     }

@@ -36,7 +36,7 @@ ERN_FN bool ern_text_add(ern_text *text, const char *bytes, size_t n)
         text->data = data;
         text->capacity = capacity;
     }
-    assert(text->data);
+    ERN_ASSERT(text->data);
     memcpy(text->data + text->n, bytes, n);
     text->n = need;
     return true;

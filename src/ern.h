@@ -6,7 +6,6 @@
 #ifndef ERN_H
 #define ERN_H
 
-#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdalign.h>
@@ -45,6 +44,15 @@
 #define ERN_PRINTF(fmt, args)
 #define ERN_LIKELY(x) (x)
 #define ERN_UNUSED
+#endif
+
+/* For our own mistakes, in debug builds: whatever NDEBUG says, an application never ends because of
+ * the library. */
+#ifdef ERNIE_ASSERTS
+#include <assert.h>
+#define ERN_ASSERT(condition) assert(condition)
+#else
+#define ERN_ASSERT(condition) ((void)sizeof(!(condition)))
 #endif
 
 #define ERN_COUNT(array) (sizeof(array) / sizeof((array)[0]))

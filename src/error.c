@@ -34,7 +34,7 @@ ERN_FN ernie_status ern_options_copy(void *dst, size_t known, const void *src, c
                                      ernie_error *error)
 {
     uint32_t given;
-    assert(known >= sizeof given && known <= ERROR_OPTIONS_BYTES_MAX);
+    ERN_ASSERT(known >= sizeof given && known <= ERROR_OPTIONS_BYTES_MAX);
     if (!src) return ERNIE_OK;
     memcpy(&given, src, sizeof given);
     ERN_FAIL_IF(

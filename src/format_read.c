@@ -479,7 +479,7 @@ static ernie_status reader_check(ern_format *f, ernie_error *error)
 ERN_FN ernie_status ern_format_read(ern_format *format, const unsigned char *data, uint64_t n_bytes,
                                     ernie_error *error)
 {
-    assert(((uintptr_t)data & 63) == 0);
+    ERN_ASSERT(((uintptr_t)data & 63) == 0);
     *format = (ern_format){ 0 };
     ERN_FAIL_IF(
         n_bytes < sizeof ERN_MAGIC - 1 || memcmp(data, ERN_MAGIC, sizeof ERN_MAGIC - 1) != 0, error,
@@ -504,7 +504,7 @@ ERN_FN ernie_status ern_format_verify_record(const ern_format *format, uint32_t 
     const ern_record *r = &format->records[i];
     char name[64];
     uint64_t sum;
-    assert(i < format->header->n_records);
+    ERN_ASSERT(i < format->header->n_records);
     ern_record_name(r, format->header->hparams.n_layers, name);
     ERN_FAIL_IF(!ern_hash64_unless(format->data + r->offset, r->n_bytes, cancel, &sum), error,
                 ERNIE_CANCELLED, "cancelled while checking \"%s\"", name);

@@ -119,7 +119,7 @@ static const char *search_add_place(ern_text *text, const char *at, const search
         return search_add(text, values->date) ? at + sizeof date - 1 : NULL;
     if (strncmp(at, references, sizeof references - 1) == 0)
         return search_add_references(text, values) ? at + sizeof references - 1 : NULL;
-    assert(strncmp(at, question, sizeof question - 1) == 0);
+    ERN_ASSERT(strncmp(at, question, sizeof question - 1) == 0);
     return search_add(text, values->question) ? at + sizeof question - 1 : NULL;
 }
 

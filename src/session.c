@@ -227,7 +227,7 @@ ERN_FN ernie_status ern_session_sync(ernie_session *s, const int32_t *tokens, si
 
 ERN_FN void ern_session_rewind(ernie_session *s, size_t n)
 {
-    assert(n <= s->n_tokens);
+    ERN_ASSERT(n <= s->n_tokens);
     if (n < s->n_tokens) s->has_logits = false;
     s->n_tokens = n;
 }

@@ -114,7 +114,7 @@ static void cpu_begin(ern_backend_state *s, const ern_batch *batch)
 
 static cpu_op *cpu_record(ern_backend_state *s, cpu_op_kind kind)
 {
-    assert(s->n_ops < 2 * (size_t)s->hp->n_layers + 2);
+    ERN_ASSERT(s->n_ops < 2 * (size_t)s->hp->n_layers + 2);
     cpu_op *op = &s->ops[s->n_ops++];
     op->kind = kind;
     op->i_layer = 0;

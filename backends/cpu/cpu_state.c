@@ -173,7 +173,7 @@ ERN_FN ernie_status cpu_state_open(ern_backend_state **out, const ern_backend *b
     ern_arena arena = { .base = s->block, .size = s->block_bytes };
     cpu_take_kv(s, &arena);
     cpu_take_all(s, &arena);
-    assert(arena.used == arena.size && !arena.overflow);
+    ERN_ASSERT(arena.used == arena.size && !arena.overflow);
     cpu_frequencies(s);
     if (s->chosen)
         memset(s->chosen, 0, sizeof(int32_t) * s->options.n_batch * s->hp->moe_k);

@@ -51,7 +51,7 @@ check_unity() {
     fresh
     "$1" "${plain[@]}" -I"$source" "$here/app.c" "$source/ernie.c" -lm -o app
     run_app ./app
-    "$1" -std=c11 -O2 -DNDEBUG "${plain[@]}" "${strict[@]}" -c "$source/ernie.c" -o ernie.o
+    "$1" -std=c11 -O2 "${plain[@]}" "${strict[@]}" -c "$source/ernie.c" -o ernie.o
     only_ernie_names ernie.o
     "$1" -O2 -I"$source" "$source/examples/hello.c" ernie.o -lm -o hello
     run_hello ./hello
