@@ -37,6 +37,10 @@
  *   - The library never prints, exits or aborts and keeps no process-wide state.
  *   - close/free functions accept NULL.
  *   - Text is UTF-8. Paths are passed to the system as they are (UTF-8 on Windows).
+ *   - The same model file, tokens, parameters and seed give the same text in the same build on the
+ *     same kind of processor, for any number of threads. Its instruction sets are tested to agree
+ *     to the last bit, so `cpu` changes the speed only. Another compiler, C library or version of
+ *     ernie may give another text; so may another processor, for which the C library picks its exp.
  *   - Thread rules use three phrases: "any thread", "one thread per session", "before first use".
  *     A model is immutable after open and may be shared by sessions on many threads.
  *
@@ -247,8 +251,8 @@ ERNIE_API ernie_status ernie_model_get_info(const ernie_model *model, ernie_mode
 /* One record of the file: a tensor, or one expert (gate, up and down together). */
 typedef struct ernie_record_info {
     uint32_t size;
-    const char *name;     /* "layers.3.experts.17", valid until the next call on the same struct's
-                             buffer: it points into `name_buffer` */
+    const char *name;     /* "layers.3.experts.17": points into name_buffer of this very struct; in
+                             a copy it still points into the original, so read name_buffer there */
     const char *type;     /* "w4", "w4+w8" for an expert whose two matrices differ */
     uint64_t n_rows, n_cols; /* of the matrix; of gate+up in an expert */
     uint64_t offset, n_bytes;
@@ -321,7 +325,9 @@ typedef struct ernie_text_stream {
 #define ERNIE_STREAM_TEXT_MAX 512 /* most bytes one push or finish can give */
 
 /* Append the text that `id` completes to `text` [ERNIE_STREAM_TEXT_MAX]; *n_text receives its bytes
- * (0 while a character is unfinished, and for control tokens). Returns ERNIE_OK or ERNIE_INVALID.
+ * (0 while a character is unfinished, and for control tokens). Returns ERNIE_OK, or ERNIE_INVALID:
+ * an id outside 0 .. n_tokens - 1 gives 0 bytes, a NULL argument or a model without a tokenizer
+ * writes nothing; the stream is as it was and may go on.
  * `ernie_text_stream_finish` gives what is still held, as U+FFFD. Any thread, one per stream. */
 ERNIE_API ernie_status ernie_text_stream_push(ernie_text_stream *stream, const ernie_model *model,
                                               int32_t id, char *text, size_t *n_text);
@@ -406,7 +412,8 @@ typedef struct ernie_session_options {
     uint32_t size;
     uint32_t n_ctx;        /* tokens of context; 0: the smaller of 4096 and the model's limit */
     uint32_t n_batch;      /* prompt tokens per forward step; 0: 512 */
-    uint32_t n_threads;    /* 0: one per physical core that this process may use */
+    uint32_t n_threads;    /* 0: one per physical core that this process may use. Every phase waits
+                              for its slowest thread: give fewer where other work takes cores */
     ernie_kv_type kv_type; /* cache of keys and values */
     ernie_progress_fn progress; /* NULL: none; called after each batch of a prompt, in tokens */
     void *progress_user;
@@ -447,8 +454,9 @@ ERNIE_API ernie_status ernie_session_create(ernie_session **out, const ernie_mod
 /* Free the session; no call on it may be in progress. NULL is ignored. */
 ERNIE_API void ernie_session_free(ernie_session *session);
 
-/* A second session with the same options, tokens, logits and random numbers, advancing on its own from
- * here on. A request to cancel is not copied.
+/* A second session with the same options, tokens, logits and random numbers, advancing on its own
+ * from here on. The random numbers matter to ernie_session_sample only: generate and ask start
+ * anew from their seed. A request to cancel is not copied.
  * Returns ERNIE_OK, ERNIE_NO_MEMORY; *out is NULL after failure, `session` is unchanged always.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_fork(ernie_session **out, ernie_session *session,
@@ -532,12 +540,14 @@ typedef struct ernie_sampling {
     float frequency_penalty;  /* [0] subtracted per occurrence; -1e30 to 1e30 */
     float presence_penalty;   /* [0] subtracted once when seen; -1e30 to 1e30 */
     uint32_t penalty_window;  /* [0: the whole session] last tokens that count as seen */
-    uint64_t seed;            /* [0: from the clock] the seed used is in ernie_result */
+    uint64_t seed;            /* [0: from the clock] generate and ask start anew from it in every
+                                 call; the seed used is in ernie_result */
     uint32_t n_max;           /* [0: until the context is full] tokens to make */
     uint32_t n_top;           /* [0] likeliest tokens to report with log-probabilities, up to 20 */
     const ernie_logit_bias *bias;
     size_t n_bias;
-    const char *const *stop;  /* [n_stop] terminated strings; output ends before the first found */
+    const char *const *stop;  /* [n_stop] terminated strings; output ends before the first found.
+                                 The tokens that spelled it stay in the session and are counted */
     size_t n_stop;            /* up to 16, each 1 to 256 bytes of UTF-8 */
     const int32_t *stop_ids;  /* besides the model's own */
     size_t n_stop_ids;
@@ -589,9 +599,9 @@ typedef struct ernie_result {
     uint32_t size;          /* set by the caller to sizeof(ernie_result) */
     ernie_stop stop;
     int32_t stop_id;        /* the id that ended it (not counted, not fed), or -1 */
-    uint64_t seed;          /* that reproduces this call on this machine and thread count */
+    uint64_t seed;          /* the one used: given as params.seed, it repeats this call */
     size_t n_prompt;        /* tokens fed by this call before generating (ask only) */
-    size_t n_generated;     /* tokens made that the session now holds */
+    size_t n_generated;     /* tokens made that the session now holds, those of a stop string too */
     double prompt_seconds;
     double decode_seconds;
 } ernie_result;
@@ -608,8 +618,8 @@ ERNIE_API ernie_status ernie_session_sample(ernie_session *session, const ernie_
                                             ernie_error *error);
 
 /* Sample, report and feed tokens until something of ernie_stop says enough. Needs logits: feed a
- * prompt first. The same seed gives the same text on the same machine, instruction set and thread
- * count.
+ * prompt first. Random numbers start anew from params.seed in each call, from the clock where it is
+ * 0; only ernie_session_sample goes on where the last call stopped.
  *
  *   params   NULL for the model's defaults
  *   fn       may be NULL
@@ -624,9 +634,16 @@ ERNIE_API ernie_status ernie_session_generate(ernie_session *session, const erni
                                               ernie_error *error);
 
 /* One turn of conversation: appends `question` as a user message in the model's chat format, opens
- * the assistant's answer and generates it. On an empty session this starts a conversation; otherwise
- * it continues it. Statuses as generate, and ERNIE_UNSUPPORTED (unknown chat template, no tokenizer),
- * ERNIE_FULL (the turn does not fit), ERNIE_NO_MEMORY; after these the session is as it was.
+ * the assistant's answer and generates it as ernie_session_generate does. On an empty session this
+ * starts a conversation. Otherwise it takes the session's end for the end of an assistant's answer,
+ * closes that turn where it is still open, and continues.
+ *
+ * To begin with a system message, tokenize it together with the first question
+ * (ernie_chat_tokenize with add_generation_prompt), feed the ids and generate; ask goes on from the
+ * second question. A system message fed alone would be closed as if it were an answer.
+ *
+ * Statuses as generate, and ERNIE_UNSUPPORTED (unknown chat template, no tokenizer), ERNIE_FULL
+ * (the turn does not fit), ERNIE_NO_MEMORY; after these the session is as it was.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_ask(ernie_session *session, const char *question,
                                          const ernie_sampling *params, ernie_token_fn fn, void *user,

@@ -128,8 +128,8 @@ static ernie_status generate_loop(generate_run *g, ernie_error *error)
         ernie_logprob chosen;
         if (ern_session_take_cancel(s)) {
             g->result.stop = ERNIE_STOP_CANCELLED;
-            return ern_error_set(error, ERNIE_CANCELLED, "cancelled after %zu tokens",
-                                 g->result.n_generated);
+            return ern_error_set(error, ERNIE_CANCELLED, "cancelled after %zu token%s",
+                                 g->result.n_generated, g->result.n_generated == 1 ? "" : "s");
         }
         if (g->params.n_max && g->result.n_generated >= g->params.n_max) {
             g->result.stop = ERNIE_STOP_LENGTH;

@@ -292,21 +292,21 @@ ERN_FN const char *ern_path_end(const char *path)
     return end;
 }
 
-/* "cannot VERB "PATH": reason" with the reason of system error `code`. */
-static ernie_status file_fail(ernie_error *error, const char *verb, const char *path, int code)
+/* "PATH: cannot be DONE: reason" with the reason of system error `code`. */
+static ernie_status file_fail(ernie_error *error, const char *done, const char *path, int code)
 {
     char reason[128];
     const char *end = ern_path_end(path);
     file_reason(code, reason, sizeof reason);
-    return ern_error_set(error, ERNIE_IO, "cannot %s \"%s%s\": %s", verb, end == path ? "" : "...",
-                         end, reason);
+    return ern_error_set(error, ERNIE_IO, "%s%s: cannot be %s: %s", end == path ? "" : "...", end,
+                         done, reason);
 }
 
 static ernie_status file_refuse_kind(ernie_error *error, const char *path, int kind)
 {
     const char *end = ern_path_end(path);
-    return ern_error_set(error, ERNIE_IO, "\"%s%s\" is %s, not a file", end == path ? "" : "...",
-                         end, kind == FILE_FOLDER ? "a folder" : "a device or a pipe");
+    return ern_error_set(error, ERNIE_IO, "%s%s: is %s, expected a file", end == path ? "" : "...",
+                         end, kind == FILE_FOLDER ? "a directory" : "a device or a pipe");
 }
 
 /* Open for reading what is a regular file. */
@@ -317,7 +317,7 @@ static ernie_status file_open_regular(file_handle *handle, const char *path, uin
     *handle = file_open(path, &kind, n_bytes);
     if (kind == FILE_REGULAR && *handle != FILE_NONE) return ERNIE_OK;
     if (*handle == FILE_NONE && kind != FILE_FOLDER)
-        return file_fail(error, "open", path, file_reason_code());
+        return file_fail(error, "opened", path, file_reason_code());
     if (*handle != FILE_NONE) file_close(*handle);
     *handle = FILE_NONE;
     return file_refuse_kind(error, path, kind);
@@ -376,7 +376,7 @@ static ernie_status file_view_map(ern_file_view *view, const file_reading *r, ui
                                   ernie_error *error)
 {
     const void *data = file_map(r->handle, (size_t)n_bytes);
-    if (!data) return file_fail(error, "map", r->path, file_reason_code());
+    if (!data) return file_fail(error, "mapped", r->path, file_reason_code());
     *view = (ern_file_view){ .data = data, .n_bytes = n_bytes, .mapped = true };
     return ERNIE_OK;
 }
@@ -475,7 +475,7 @@ ERN_FN ernie_status ern_file_out_open(ern_file_out **out, const char *path,
     ERN_FAIL_IF(!file, error, ERNIE_NO_MEMORY, "no memory for a write buffer of %zu bytes",
                 FILE_OUT_BUFFER);
     if (!file_out_create(file)) {
-        const ernie_status status = file_fail(error, "create", path, file_reason_code());
+        const ernie_status status = file_fail(error, "created", path, file_reason_code());
         file_out_free(file);
         return status;
     }
@@ -501,7 +501,7 @@ static void file_out_put(ern_file_out *file, const void *data, size_t n)
     while (n && !file_out_failed(file)) {
         const long long got = file_write_some(file->handle, bytes, n, file->n_written);
         if (got <= 0) {
-            file_fail(&file->failure, "write", file->path, file_reason_code());
+            file_fail(&file->failure, "written", file->path, file_reason_code());
             return;
         }
         bytes += got;
@@ -533,12 +533,12 @@ ERN_FN ernie_status ern_file_out_commit(ern_file_out *file, ernie_error *error)
 {
     file_out_flush(file);
     if (!file_out_failed(file) && !file_flush(file->handle))
-        file_fail(&file->failure, "write", file->path, file_reason_code());
+        file_fail(&file->failure, "written", file->path, file_reason_code());
     if (!file_close(file->handle) && !file_out_failed(file))
-        file_fail(&file->failure, "write", file->path, file_reason_code());
+        file_fail(&file->failure, "written", file->path, file_reason_code());
     file->handle = FILE_NONE;
     if (!file_out_failed(file) && !file_rename(file->temporary, file->path))
-        file_fail(&file->failure, "replace", file->path, file_reason_code());
+        file_fail(&file->failure, "replaced", file->path, file_reason_code());
     if (file_out_failed(file)) file_remove(file->temporary);
     const ernie_status status = file_out_repeat(file, error);
     file_out_free(file);

@@ -176,8 +176,8 @@ static void cpu_work(ern_worker *worker, void *arg)
 static ernie_status cpu_submit(ern_backend_state *s, ernie_error *error)
 {
     ern_pool_run(s->pool, cpu_work, s);
-    ERN_FAIL_IF(cpu_stopped(s), error, ERNIE_CANCELLED, "cancelled while %u tokens were computed",
-                s->batch.n_tokens);
+    ERN_FAIL_IF(cpu_stopped(s), error, ERNIE_CANCELLED, "cancelled while %u token%s computed",
+                s->batch.n_tokens, s->batch.n_tokens == 1 ? " was" : "s were");
     return ERNIE_OK;
 }
 

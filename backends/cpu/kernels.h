@@ -5,8 +5,8 @@
  *   - matmul of w8 and w4 is bit-identical in every set, for any number of tokens in a call: the
  *     integer sum of a block is exact, and its addition to the float accumulator is one fused
  *     multiply-add per (row, token, block), blocks in rising order;
- *   - everything else keeps the same fixed order of additions per instruction set whatever the
- *     number of tokens and threads, and agrees with base within 1e-5 relative. */
+ *   - everything else keeps one order of additions and the same fused multiply-adds in every set
+ *     (kernels_lane_base.h), whatever the number of tokens and threads: bit-identical as well. */
 #ifndef ERN_KERNELS_H
 #define ERN_KERNELS_H
 

@@ -1,4 +1,4 @@
-# ernie chat without a terminal: each line of standard input is answered in turn.
+# ernie chat without a terminal: each line of standard input is answered in turn, whatever it says.
 . "$(dirname "$0")/lib.sh"
 make_model
 
@@ -25,22 +25,22 @@ chat 'hello\n\n   \nand more' -n 4 --temp 0
 same out two.txt
 chat '' -n 4
 [ "$status" -eq 0 ] || failed 'no lines'
-chat 'hello\n/reset\nhello\n' -n 4 --temp 0
-[ "$status" -eq 0 ] || failed '/reset'
-chat 'a \\\nb\n/exit\nnever read\n' -n 4 --temp 0
+chat 'a \\\nb\n' -n 4 --temp 0
 [ "$status" -eq 0 ] || failed 'a line that goes on'
 answers 1
-chat '/help\n/system be kind\nhello\n/system\nhello\n' -n 4 --temp 0 --system 'be brief'
-[ "$status" -eq 0 ] || failed '/system'
+chat 'hello\n' -n 4 --temp 0 --system 'be brief'
+[ "$status" -eq 0 ] || failed '--system'
 
-# A saved conversation continues as if it had not been left.
-chat 'hello\n/save talk.json\nand more\n' -n 4 --temp 0
-cp out whole.txt
-chat '/load talk.json\nand more\n' -n 4 --temp 0
-checked
-[ "$(tail -n 1 whole.txt)" = "$(tail -n 1 out)" ] || failed '/load should continue the conversation'
-cp talk.json out
-[ -z "$PYTHON" ] || json '[m["role"] for m in v["messages"]] == ["user", "assistant"]'
+# Text from elsewhere gives no commands: a line that looks like one is a question like any other.
+chat '/exit\nhello\n/save talk.json\n/load nowhere.json\n/frobnicate\n/save\n' -n 4 --temp 0
+[ "$status" -eq 0 ] || failed 'lines that begin with a slash'
+answers 6
+quiet_stderr
+absent talk.json
+chat '/reset\n' -n 4 --temp 0
+cp out slash.txt
+ok run $MODEL -p /reset -n 4 --temp 0 -q
+same out slash.txt
 
 # Old turns make room for new ones.
 words='one two three four five six seven'
@@ -50,17 +50,6 @@ chat "$words\n$words\n$words\n$words\n$words\n$words\n" -n 8 --temp 0 --ctx 64
 # What someone at a terminal would be told ends a script.
 chat "$words $words $words $words $words $words $words $words\n" --ctx 16 -n 2
 failed_with 1 'the context holds 16' 'a message that is too long'
-chat 'hello\n/frobnicate\n' -n 2
-failed_with 1 'unknown command /frobnicate' 'an unknown command'
-chat '/load nowhere.json\n' -n 2
-failed_with 1 'nowhere.json: No such file' '/load of nothing'
-chat '/save /nowhere/talk.json\n' -n 2
-failed_with 1 '/nowhere/talk.json' '/save to nowhere'
-chat '/save\n' -n 2
-failed_with 1 '/save needs the name of a file' '/save without a name'
-printf '{"messages": 5}' >bad.json
-chat '/load bad.json\n' -n 2
-failed_with 1 'bad.json: messages is not an array' '/load of something else'
 chat 'a\0000b\n' -n 2
 failed_with 1 'NUL byte' 'a NUL byte'
 bad 1 'nowhere.ernie' chat nowhere.ernie

@@ -73,8 +73,8 @@ TABLE
 bad 1 'empty.jsonl: nothing to score' eval $MODEL empty.jsonl
 printf '{"text": ""}\n' >nothing.jsonl
 bad 1 'nothing to score' eval $MODEL nothing.jsonl
-bad 1 'nowhere.jsonl: No such file' eval $MODEL nowhere.jsonl
-bad 1 "$PWD: Is a directory" eval $MODEL "$PWD"
+bad 1 'nowhere.jsonl: cannot be opened: No such file' eval $MODEL nowhere.jsonl
+bad 1 "$PWD: is a directory, expected a file" eval $MODEL "$PWD"
 bad 1 'nowhere.ernie' eval nowhere.ernie three.jsonl
 bad 1 'option --memory' eval $MODEL three.jsonl --memory 1K
 

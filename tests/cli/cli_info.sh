@@ -56,9 +56,14 @@ for n in 0 1 10 200 5000 $((size / 2)) $((size - 1)); do
     bad 1 'short.ernie' verify short.ernie
 done
 
-bad 1 'nowhere.ernie' info nowhere.ernie
-bad 1 'nowhere.ernie' verify nowhere.ernie
-bad 1 "$PWD" info "$PWD"
+bad 1 'info: nowhere.ernie: cannot be opened: No such file or directory' info nowhere.ernie
+bad 1 'verify: nowhere.ernie: cannot be opened: No such file or directory' verify nowhere.ernie
+bad 1 "info: $PWD: is a directory, expected a file" info "$PWD"
+printf 'GGUF\003\0\0\0' >x.gguf
+for command in info verify chat 'run -p x'; do
+    # shellcheck disable=SC2086
+    bad 1 'x.gguf: is a GGUF file, not an .ernie model; those are converted from safetensors' $command x.gguf
+done
 name=$(printf 'new\nline')
 bad 1 'new?line' info "$name"
 cp model.ernie "$name"

@@ -12,8 +12,8 @@ same a.ernie before
 ok synth a.ernie --shape demo --layers 1 --force
 ok info a.ernie --json
 json 'v["layers"] == 1'
-bad 1 '/nowhere/a.ernie' synth /nowhere/a.ernie --shape demo
-bad 1 'is a directory' synth "$PWD" --shape demo --force
+bad 1 '/nowhere/a.ernie: cannot be created: No such file' synth /nowhere/a.ernie --shape demo
+bad 1 "$PWD: is a directory, expected the name of a file" synth "$PWD" --shape demo --force
 for type in f32 f16 bf16 w8; do
     ok synth $type.ernie --shape demo --layers 1 --type $type
     ok run $type.ernie --ids 5,6 -n 2 --temp 0 --json
@@ -22,7 +22,7 @@ for type in f32 f16 bf16 w8; do
 done
 
 # ---- convert ----
-bad 1 'nowhere' convert nowhere b.ernie
+bad 1 'convert: nowhere: cannot be opened: No such file or directory' convert nowhere b.ernie
 absent b.ernie
 mkdir nothing
 bad 1 'config.json' convert nothing b.ernie
@@ -32,6 +32,12 @@ bad 1 'nothing: config.json: architectures is "Other"' convert nothing b.ernie
 absent b.ernie
 absent b.ernie.part
 bad 1 'a.ernie: exists already' convert nothing a.ernie
+bad 1 '/nowhere/b.ernie: cannot be created: No such file' convert nothing /nowhere/b.ernie
+printf 'GGUF\003\0\0\0' >x.gguf
+bad 1 'convert: x.gguf: is a GGUF file; ernie converts published safetensors checkpoints (the -PT layout)' \
+    convert x.gguf b.ernie
+bad 1 'convert: a.ernie: is not a directory, expected the one that holds config.json and *.safetensors' \
+    convert a.ernie b.ernie
 bad 1 'is a directory' convert nothing "$PWD" --force
 
 # micro-moe is whole, but has no tokenizer.
@@ -63,6 +69,12 @@ if [ -d "$CHECKPOINT" ]; then
     says err '^ernie convert: tie_word_embeddings is false, but there is no lm_head\.weight'
     ok convert untied untied.ernie --force --quiet
     quiet_stderr
+
+    mkdir paddle
+    cp "$CHECKPOINT"/config.json paddle/
+    : >paddle/model_state.pdparams
+    bad 1 'convert: paddle: is in the Paddle layout (model_state.pdparams); use the checkpoint whose name ends in -PT' \
+        convert paddle d.ernie
 
     # A checkpoint that is damaged is named, and so is what is wrong with it.
     mkdir damaged

@@ -74,8 +74,11 @@ ok run $MODEL --system 'Be kind.' -p hello -n 1 --json
 cp out system.json
 ok run $MODEL -p hello -n 1 --json
 json 'v["prompt_tokens"] < json.load(open("system.json"))["prompt_tokens"]'
-ok run $MODEL -p '' -n 1 --json
+bad 1 'the prompt is empty' run $MODEL -p '' -n 1
 bad 1 'the prompt is empty' run $MODEL --raw -p '' -n 1
+echo | "$ERNIE" run $MODEL -p - -n 1 >out 2>err
+status=$?
+failed_with 1 'the prompt is empty' 'an empty line as the prompt'
 ok run $MODEL -p "$(printf 'broken \377\376 text')" -n 1 --json
 json 'len(v["ids"]) <= 1'
 printf 'a\0b' >nul.txt
@@ -114,27 +117,36 @@ language is neither "zh" nor "en"|{"date": "d", "references": [], "language": "f
 TABLE
 printf '{"date": "\377", "references": []}' >bad.json
 bad 1 'bad.json: line 1 is not JSON' run $MODEL -p x --search-context bad.json
-bad 1 'nowhere.json: No such file' run $MODEL -p x --search-context nowhere.json
-bad 1 "$PWD: Is a directory" run $MODEL -p x --search-context "$PWD"
+bad 1 'nowhere.json: cannot be opened: No such file' run $MODEL -p x --search-context nowhere.json
+bad 1 "$PWD: is a directory, expected a file" run $MODEL -p x --search-context "$PWD"
 
 # ---- Sessions ----
 ok run $MODEL --ids 5,6,7,8 -n 3 --temp 0 --json --save-session s.bin
 cp out whole.json
 ok run $MODEL --load-session s.bin -n 2 --temp 0 --json
 json 'v["prompt_tokens"] == 0 and v["generated_tokens"] <= 2'
+ok run $MODEL --load-session s.bin -n 2 --temp 0
+says err '^\[[0-9]+ tokens [0-9.]+ s \([0-9]+ t/s\) \| stop: '
 ok run $MODEL --load-session s.bin -p 'more' -n 2 --temp 0 --json
 json 'v["prompt_tokens"] > 0'
 ok run $MODEL --load-session s.bin --raw -p 'more' -n 2 --temp 0 --json
 ok run $MODEL --load-session s.bin --ids 9 -n 2 --temp 0 --json
 json 'v["prompt_tokens"] == 1'
-bad 1 'nowhere.bin' run $MODEL --load-session nowhere.bin -n 1
+bad 1 'run: nowhere.bin: cannot be opened: No such file' run $MODEL --load-session nowhere.bin -n 1
 head -c 100 s.bin >short.bin
 bad 1 'short.bin' run $MODEL --load-session short.bin -n 1
 bad 1 'model.ernie' run $MODEL --load-session model.ernie -n 1
 bad 1 's.bin" holds an f16 cache, the session an f32 one' run $MODEL --load-session s.bin -n 1 --kv f32
 bad 1 "of the context's 8 are taken (option --ctx)" run $MODEL --load-session s.bin --ids 5,5,5,5 --ctx 8 -n 1
-bad 1 '/nowhere/' run $MODEL --ids 5 -n 1 --json --save-session /nowhere/s.bin
-absent /nowhere/s.bin
+# Where the session cannot be saved is said before the answer: nothing is on standard output.
+bad 1 '/nowhere/s.bin: cannot be created: No such file' run $MODEL --ids 5 -n 1 --save-session /nowhere/s.bin
+bad 1 "$MODEL/s.bin: cannot be created: Not a directory" run $MODEL --ids 5 -n 1 --save-session $MODEL/s.bin
+bad 1 "$PWD: is a directory, expected the name of a file" run $MODEL --ids 5 -n 1 --save-session "$PWD"
+if [ "$(id -u)" -ne 0 ]; then
+    mkdir closed
+    chmod 500 closed
+    bad 1 'closed/s.bin: cannot be created: Permission denied' run $MODEL --ids 5 -n 1 --save-session closed/s.bin
+fi
 
 # ---- Limits ----
 bad 1 'the prompt has' run $MODEL --ids 5,5,5,5,5,5,5,5,5 --ctx 8 -n 1
@@ -148,11 +160,12 @@ failed_with 1 "the prompt has 2" 'a prompt longer than the model'
 says err "tokens, the context holds 4096, the model's limit\$"
 ok run $MODEL --ids 5,5,5,5 --ctx 6 -n 50 --temp 0 --json
 json 'v["stop"] in ("context", "end") and v["generated_tokens"] <= 3'
-bad 1 'option --memory: 0.0 MiB, but the session needs' run $MODEL -p x --memory 1K -n 1
-bad 1 'option --memory: 0.0 MiB, but the session needs' run $MODEL -p x --memory 0 -n 1
+bad 1 'option --memory: 1024 bytes, but the session needs' run $MODEL -p x --memory 1K -n 1
+bad 1 'option --memory: 0 bytes, but the session needs' run $MODEL -p x --memory 0 -n 1
+says err 'needs [0-9.]+ MiB \(keys and values [0-9.]+ MiB, scratch [0-9.]+ MiB\); use a smaller --ctx$'
 bad 1 'use a smaller --ctx' run $MODEL -p x --memory 1M -n 1
 ok run $MODEL -p x --memory 64G -n 1 -q
-bad 1 'nowhere.ernie' run nowhere.ernie -p x
+bad 1 'run: nowhere.ernie: cannot be opened: No such file' run nowhere.ernie -p x
 bad 1 'search.json' run search.json -p x
 bad 1 "$PWD" run "$PWD" -p x
 : >empty.ernie

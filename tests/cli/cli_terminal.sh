@@ -1,6 +1,6 @@
 # What only happens when someone sits at a terminal: terminal.py plays that someone.
 . "$(dirname "$0")/lib.sh"
-[ -n "$PYTHON" ] && "$PYTHON" -c 'import pty' 2>/dev/null || exit 77
+[ -n "$PYTHON" ] && "$PYTHON" -c 'import pty; pty.openpty()' 2>/dev/null || exit 77
 make_model
 
 checked

@@ -67,9 +67,11 @@ option --threads: "0" is not a whole number from 1 to 1024|-p x --threads 0
 option --threads: "9999" is not a whole number from 1 to 1024|-p x --threads 9999
 option --threads: "2000" is not a whole number from 1 to 1024|-p x --threads 2000
 option --kv: "f64" is not one of f16|-p x --kv f64
-option --cpu: "mmx" is not one of auto|-p x --cpu mmx
-option --backend: "gpu" is not one of auto|-p x --backend gpu
-option --backend: vulkan is not offered by this build, use cpu|-p x --backend vulkan
+option --cpu: "mmx" is not one of auto, base, avx2, avx512, neon|-p x --cpu mmx
+option --backend: "vulkan" is not one of auto, cpu|-p x --backend vulkan
+option --backend: "cuda" is not one of auto, cpu|-p x --backend cuda
+option --prompt: given twice|-p hi -p ho
+option --tokens: given twice|-p x -n 1 --tokens 1
 option --memory: "plenty" is not a size, expected bytes or a number with K, M, G or T|-p x --memory plenty
 option --memory: "-1G" is not a size|-p x --memory -1G
 option --ids: "x" is not a token id, expected a list such as 17,4,302|--ids 1,x
@@ -100,8 +102,8 @@ bad 2 'option --limit: "0" is not a whole number' eval model file --limit 0
 bad 2 'option --preset: presets are not offered by this build, use --type' convert a b --preset tiny
 bad 2 'option --preset: presets are not offered by this build' synth a --preset=tiny
 bad 2 'option --imatrix: calibration is not offered by this build' convert a b --imatrix file
-bad 2 'option --type: "q4" is not one of f32|f16|bf16|w8|w4' convert a b --type q4
-bad 2 'option --chat: "jinja" is not one of plain|thinking|none' convert a b --chat jinja
+bad 2 'option --type: "q4" is not one of f32, f16, bf16, w8, w4' convert a b --type q4
+bad 2 'option --chat: "jinja" is not one of plain, thinking, none' convert a b --chat jinja
 bad 2 'option --shape is missing, expected 21b, 300b, 0.3b or demo' synth a
 bad 2 'option --shape: "7b" is not one of' synth a --shape 7b
 bad 2 'option --layers: "0" is not a whole number' synth a --shape demo --layers 0

@@ -1,6 +1,7 @@
 """Plays someone at a terminal: terminal.py PROGRAM MODEL. Prints what failed."""
 
 import glob
+import json
 import os
 import pty
 import select
@@ -119,6 +120,44 @@ def chat_answers_and_leaves():
     t.finish(0)
 
 
+def commands_are_obeyed():
+    """Every command and what it says; a saved conversation continues as if it had not been left."""
+
+    def say(t, line, expected):
+        t.type(line + "\r")
+        return t.wait_for("> ", t.wait_for(expected, len(t.seen)))
+
+    def answer(t, line):
+        before = len(t.seen)
+        say(t, line, "[4 tokens")
+        text = t.seen[before:].decode(errors="replace").replace("\r", "")
+        return text[text.index("\n", text.index(line)) : text.index("[4 tokens")].strip()
+
+    with open("bad.json", "w", encoding="ascii") as file:
+        file.write('{"messages": 5}')
+    t = Terminal("chat", MODEL, "-n", "4", "--temp", "0", "--logit-bias", "2=-inf")
+    t.wait_for("> ")
+    answer(t, "hello")
+    say(t, "/save talk.json", "(saved to talk.json)")
+    whole = answer(t, "and more")
+    say(t, "/save", "/save needs the name of a file")
+    say(t, "/save /nowhere/t.json", "/nowhere/t.json: cannot be written: No such file")
+    say(t, "/load", "/load needs the name of a file")
+    say(t, "/load nowhere.json", "nowhere.json: cannot be opened: No such file")
+    say(t, "/load bad.json", "bad.json: messages is not an array")
+    say(t, "/system be kind", "(system message set)")
+    say(t, "/system", "(system message removed)")
+    say(t, "/reset", "(a new conversation)")
+    say(t, "/load talk.json", "(continuing talk.json, 2 messages)")
+    again = answer(t, "and more")
+    t.check(whole == again, f"/load should continue the conversation: {whole!r}, {again!r}")
+    t.type("/exit\r")
+    t.finish(0)
+    with open("talk.json", encoding="utf-8") as file:
+        roles = [message["role"] for message in json.load(file)["messages"]]
+    t.check(roles == ["user", "assistant"], f"saved {roles}")
+
+
 def ctrl_c_stops_the_answer():
     t = Terminal("chat", MODEL, "--temp", "0", "--logit-bias", "2=-inf", "--ctx", "4096")
     at = t.wait_for("> ")
@@ -216,6 +255,7 @@ n_documents = documents_that_last("documents.jsonl", 1.0)
 write_documents("many.jsonl", 100 * n_documents)
 for play in (
     chat_answers_and_leaves,
+    commands_are_obeyed,
     ctrl_c_stops_the_answer,
     ctrl_c_at_the_prompt_leaves_the_second_time,
     run_on_a_terminal_shows_text_and_statistics,

@@ -104,7 +104,7 @@ check_install() {
 }
 
 # symbols: the shared library exports our names only; the release objects neither print, exit,
-# abort nor read the environment; and hold no mutable state but the processor's feature word.
+# abort nor read the environment; and hold no mutable state.
 check_symbols() {
     cd "$scratch"
     local stray

@@ -188,6 +188,7 @@ static ernie_status feed_tripped(trip *t, bool by_session, unsigned n_threads)
     } else if (at >= 0) {
         /* Asked too late for this call, so it stops the next. */
         assert_int_equal(ernie_session_feed(session, ids, 1, &error), ERNIE_CANCELLED);
+        assert_string_equal(error.message, "cancelled while 1 token was computed");
     }
     stage_check_recovers(&s, session);
     t->n = n;

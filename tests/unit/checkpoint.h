@@ -272,6 +272,19 @@ static inline void checkpoint_begin(checkpoint *c, bool moe)
     c->moe_start = 1;
 }
 
+/* After the build: linears are [in, out], as Paddle saves them. Only the shapes: no value of such a
+ * checkpoint is ever read. */
+static inline void checkpoint_paddle(checkpoint *c)
+{
+    for (unsigned i = 0; i < c->n; i++) {
+        checkpoint_tensor *t = &c->tensors[i];
+        if (t->n_dims != 2 || !strstr(t->name, "_proj.")) continue;
+        const size_t rows = t->dims[0];
+        t->dims[0] = t->dims[1];
+        t->dims[1] = rows;
+    }
+}
+
 /* After the fields are set: build the tensors. */
 static inline void checkpoint_build(checkpoint *c)
 {

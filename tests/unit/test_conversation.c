@@ -5,9 +5,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "../../tools/ernie/conversation.h"
@@ -92,7 +94,7 @@ static void a_saved_talk_comes_back(void **state)
 {
     (void)state;
     conversation talk = { 0 }, loaded = { 0 };
-    conversation_error error;
+    file_error error;
     conversation_set_system(&talk, "be \"kind\"\n");
     fill(&talk, 1);
     conversation_add(&talk, ERNIE_ROLE_USER, "\xe8\xaf\x97");
@@ -129,7 +131,7 @@ static void bad_files_change_nothing(void **state)
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         conversation talk = { 0 };
-        conversation_error error = { "" };
+        file_error error = { "" };
         fill(&talk, 1);
         write_file(cases[i].text);
         if (conversation_load(&talk, path, &error)) fail_msg("accepted: %s", cases[i].text);
@@ -144,13 +146,41 @@ static void files_that_cannot_be_had(void **state)
 {
     (void)state;
     conversation talk = { 0 };
-    conversation_error error = { "" };
+    file_error error = { "" };
     assert_false(conversation_load(&talk, "/nowhere/talk.json", &error));
-    assert_non_null(strstr(error.reason, "No such file"));
+    assert_string_equal(error.reason, "cannot be opened: No such file or directory");
     assert_false(conversation_save(&talk, "/nowhere/talk.json", &error));
-    assert_non_null(strstr(error.reason, "No such file"));
+    assert_string_equal(error.reason, "cannot be written: No such file or directory");
     assert_false(conversation_load(&talk, "/", &error));
-    assert_non_null(strstr(error.reason, "directory"));
+    assert_string_equal(error.reason, "is a directory, expected a file");
+}
+
+/* A limit on file size stands for a full disk: the older file stays, and nothing beside it. */
+static void a_full_disk_keeps_the_older_file(void **state)
+{
+    (void)state;
+    struct rlimit old;
+    char part[sizeof path + 8];
+    conversation talk = { 0 }, loaded = { 0 };
+    file_error error = { "" };
+    fill(&talk, 1);
+    assert_true(conversation_save(&talk, path, &error));
+    fill(&talk, 5);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    const struct rlimit small = { 100, old.rlim_max };
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const bool saved = conversation_save(&talk, path, &error);
+    setrlimit(RLIMIT_FSIZE, &old);
+    signal(SIGXFSZ, handler);
+    assert_false(saved);
+    assert_string_equal(error.reason, "cannot be written: File too large");
+    snprintf(part, sizeof part, "%s.part", path);
+    assert_int_equal(access(part, F_OK), -1);
+    assert_true(conversation_load(&loaded, path, &error));
+    assert_talk(&loaded, "q0|a0");
+    conversation_free(&talk);
+    conversation_free(&loaded);
 }
 
 static int make_path(void **state)
@@ -177,6 +207,7 @@ int main(void)
         cmocka_unit_test(a_saved_talk_comes_back),
         cmocka_unit_test(bad_files_change_nothing),
         cmocka_unit_test(files_that_cannot_be_had),
+        cmocka_unit_test(a_full_disk_keeps_the_older_file),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
 }

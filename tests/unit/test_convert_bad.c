@@ -109,6 +109,30 @@ static void twin_vision(void)
 {
     checkpoint_add(&model, "vision_model.blocks.0.norm1.weight", 1, 8, 0, 0);
 }
+static void twin_paddle(void)
+{
+    checkpoint_free(&model);
+    model.ernie_prefix = model.fused = true;
+    checkpoint_build(&model);
+    checkpoint_paddle(&model);
+}
+static void twin_paddle_unfused(void)
+{
+    checkpoint_free(&model);
+    model.ernie_prefix = true;
+    checkpoint_build(&model);
+    checkpoint_paddle(&model);
+}
+/* Only down_proj tells: the others are square. */
+static void twin_paddle_square(void)
+{
+    checkpoint_free(&model);
+    model.moe = false;
+    model.ernie_prefix = model.fused = true;
+    model.hidden = 70, model.width = 35;
+    checkpoint_build(&model);
+    checkpoint_paddle(&model);
+}
 static void twin_vision_config(void)
 {
     model.config_extra = "\"vision_config\": {}, ";
@@ -171,6 +195,13 @@ static const struct {
       "\"" Q "\": weight [0, 0] is 1.99384e+38, which does not fit type w4" },
     { twin_vision, ERNIE_UNSUPPORTED,
       "vision-language checkpoint (tensor \"vision_model.blocks.0.norm1.weight\")" },
+    { twin_paddle, ERNIE_UNSUPPORTED,
+      "in: is in the Paddle layout (tensor \"ernie.layers.0.self_attn.qkv_proj.weight\"); use the "
+      "checkpoint whose name ends in -PT" },
+    { twin_paddle_unfused, ERNIE_UNSUPPORTED,
+      "Paddle layout (tensor \"ernie.layers.0.self_attn.q_proj.weight\")" },
+    { twin_paddle_square, ERNIE_UNSUPPORTED,
+      "Paddle layout (tensor \"ernie.layers.0.mlp.down_proj.weight\")" },
     { twin_vision_config, ERNIE_UNSUPPORTED,
       "vision-language checkpoint (vision_config in config.json)" },
     { twin_mtp, ERNIE_FORMAT, "tensor \"model.mtp_hidden_norm.0.weight\" is missing" },
@@ -240,6 +271,42 @@ static void bad_files_are_named(void **state)
     }
 }
 
+/* What people give in the place of a checkpoint's folder. */
+static void other_sources_are_named(void **state)
+{
+    (void)state;
+    const struct {
+        const char *file, *text;
+        ernie_status status;
+        const char *says;
+    } cases[] = {
+        { "x.gguf", "GGUF\3", ERNIE_UNSUPPORTED,
+          "x.gguf: is a GGUF file; ernie converts published safetensors checkpoints (the -PT "
+          "layout)" },
+        { "x.bin", "GGUF", ERNIE_UNSUPPORTED, "x.bin: is a GGUF file" },
+        { "x.gguf", "GGU", ERNIE_IO, "x.gguf: is not a directory, expected the one that holds" },
+        { "model.safetensors", "12345678", ERNIE_IO,
+          "model.safetensors: is not a directory, expected the one that holds config.json" },
+        { "empty", "", ERNIE_IO, "empty: is not a directory" },
+    };
+    checkpoint_clear(out_dir);
+    for (size_t i = 0; i < ERN_COUNT(cases); i++) {
+        good_model();
+        checkpoint_put_text(in_dir, cases[i].file, cases[i].text);
+        refuse(checkpoint_path(in_dir, cases[i].file), out_file, NULL, cases[i].status,
+               cases[i].says);
+    }
+    refuse("/dev/null", out_file, NULL, ERNIE_IO, "/dev/null: is not a directory");
+    good_model();
+    unlink(checkpoint_path(in_dir, "model.safetensors"));
+    checkpoint_put_text(in_dir, "model_state.pdparams", "");
+    refuse(in_dir, out_file, NULL, ERNIE_UNSUPPORTED,
+           "in: is in the Paddle layout (model_state.pdparams); use the checkpoint whose name ends "
+           "in -PT");
+    mkdir(checkpoint_path(in_dir, "model.safetensors"), 0777);
+    refuse(in_dir, out_file, NULL, ERNIE_IO, "model.safetensors: is a directory, expected a file");
+}
+
 static void bad_arguments_are_named(void **state)
 {
     (void)state;
@@ -252,12 +319,13 @@ static void bad_arguments_are_named(void **state)
     memset(path, 'x', sizeof path - 1);
     path[sizeof path - 1] = '\0';
     refuse(in_dir, path, NULL, ERNIE_INVALID, "4999 bytes");
-    refuse(path, out_file, NULL, ERNIE_INVALID, "longer than 4095 bytes");
-    refuse(out_file, out_file, NULL, ERNIE_IO, "config.json: cannot be opened");
+    refuse(path, out_file, NULL, ERNIE_IO, "xxx: cannot be opened: File name too long");
+    refuse(out_file, out_file, NULL, ERNIE_IO, "x.ernie: cannot be opened: No such file");
     snprintf(elsewhere, sizeof elsewhere, "%s/none/x.ernie", out_dir);
     refuse(in_dir, elsewhere, NULL, ERNIE_IO, "none/x.ernie.part: cannot be created: No such file");
-    refuse(in_dir, out_dir, NULL, ERNIE_IO, "is not a regular file");
-    refuse(in_dir, "/dev/null", NULL, ERNIE_IO, "/dev/null: exists and is not a regular file");
+    refuse(in_dir, out_dir, NULL, ERNIE_IO, "out: is a directory, expected a file");
+    refuse(in_dir, "/dev/null", NULL, ERNIE_IO,
+           "/dev/null: is a device or a pipe, expected a file");
     refuse(in_dir, out_file, &(ern_convert_options){ .type = "q4_0" }, ERNIE_INVALID,
            "\"q4_0\" is unknown: f32, f16");
     refuse(in_dir, out_file, &(ern_convert_options){ .chat = "x" }, ERNIE_INVALID,
@@ -441,6 +509,7 @@ int main(void)
         cmocka_unit_test(bad_twins_are_named),
         cmocka_unit_test(untied_head_is_needed_only_when_there),
         cmocka_unit_test(bad_files_are_named),
+        cmocka_unit_test(other_sources_are_named),
         cmocka_unit_test(bad_arguments_are_named),
         cmocka_unit_test(full_disk_leaves_no_file),
         cmocka_unit_test(failures_keep_the_older_file),

@@ -280,6 +280,7 @@ typedef struct poke {
 static const poke pokes[] = {
     /* header */
     { HEADER(magic), 0x4546544b, SEALED, ERNIE_FORMAT, "not an .ernie model file" },
+    { HEADER(magic), 0x46554747, SEALED, ERNIE_FORMAT, "is a GGUF file, not an .ernie model" },
     { HEADER(version), 2, UNSEALED, ERNIE_UNSUPPORTED, "format version 2" },
     { HEADER(version_min), 7, SEALED, ERNIE_UNSUPPORTED, "needs a reader of 7" },
     { HEADER(version_min), 7, UNSEALED, ERNIE_UNSUPPORTED, "checksum does not match" },

@@ -154,7 +154,7 @@ static void bad_paths_are_named(void **state)
               "/no/such/model.ernie", "No such file");
         assert_null(model);
         FAILS(ERNIE_IO, ernie_model_open(&model, test_folder, &options, &error), "ernie-test-",
-              "folder");
+              "is a directory");
         const char *path = test_path("bad.ernie");
         test_write_file(path, "", 0);
         FAILS(ERNIE_FORMAT, ernie_model_open(&model, path, &options, &error), "0 bytes");

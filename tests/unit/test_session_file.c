@@ -307,7 +307,7 @@ static void unreadable_paths_are_named(void **state)
     FAILS(ERNIE_IO, ernie_session_load(session, "/no/such/file", &error), "/no/such/file",
           "No such");
     check_empty(session);
-    FAILS(ERNIE_IO, ernie_session_load(session, test_folder, &error), "ernie-test-", "folder");
+    FAILS(ERNIE_IO, ernie_session_load(session, test_folder, &error), "ernie-test-", "is a directory");
     check_empty(session);
     FAILS(ERNIE_INVALID, ernie_session_load(session, NULL, &error), "\"path\"");
     assert_int_equal(ernie_session_length(session), 2); /* a call without a path does nothing */
@@ -360,7 +360,7 @@ static void failed_saves_leave_the_older_file(void **state)
     memcpy(logits, ernie_session_logits(s.session), sizeof logits);
     FAILS(ERNIE_IO, ernie_session_save(s.session, "/no/such/folder/x", &error),
           "/no/such/folder/x");
-    FAILS(ERNIE_IO, ernie_session_save(s.session, test_folder, &error), "folder");
+    FAILS(ERNIE_IO, ernie_session_save(s.session, test_folder, &error), "is a directory");
     FAILS(ERNIE_IO, ernie_session_save(s.session, "/dev/full", &error), "/dev/full");
 
     void (*handler)(int) = signal(SIGXFSZ, SIG_IGN); /* a disk that is full after 3000 bytes */

@@ -179,6 +179,18 @@ static ernie_status convert_refuse_vision(const convert_state *state, const char
     return ERNIE_OK;
 }
 
+static ernie_status convert_refuse_paddle(const convert_state *state, const char *dir,
+                                          ernie_error *error)
+{
+    const conv_tensor *tensor = conv_names_find_paddle(&state->tensors);
+    ERN_FAIL_IF(
+        tensor, error, ERNIE_UNSUPPORTED,
+        "%s: is in the Paddle layout (tensor \"%.96s\"); use the checkpoint whose name ends "
+        "in -PT",
+        dir, tensor->name);
+    return ERNIE_OK;
+}
+
 static void convert_settle_mixture(convert_state *state)
 {
     ern_hparams *hparams = &state->config.hparams;
@@ -220,13 +232,15 @@ static void convert_settle(convert_state *state)
 static ernie_status convert_open(convert_state *state, const char *dir, ernie_error *error)
 {
     const ernie_allocator *allocator = state->options.allocator;
-    ernie_status status = conv_config_load(&state->config, dir, allocator, error);
+    ernie_status status = conv_dir_check(dir, error);
+    if (status == ERNIE_OK) status = conv_config_load(&state->config, dir, allocator, error);
     if (status != ERNIE_OK) return status;
     status = conv_tensors_open(&state->tensors, dir, allocator, error);
     if (status == ERNIE_OK || state->config.vision[0]) {
         const ernie_status vision = convert_refuse_vision(state, dir, error);
         if (vision != ERNIE_OK) return vision;
     }
+    if (status == ERNIE_OK) status = convert_refuse_paddle(state, dir, error);
     if (status == ERNIE_OK) convert_settle(state);
     return status;
 }

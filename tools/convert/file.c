@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #endif
 #include "file.h"
+#include "../../src/os.h"
 #include "../../src/unicode.h"
 
 #include <dirent.h>
@@ -101,6 +102,12 @@ ERN_FN void conv_bytes_free(conv_bytes *bytes)
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
+static ernie_status file_refuse_kind(const char *path, const struct stat *info, ernie_error *error)
+{
+    return ern_error_set(error, ERNIE_IO, "%s: is %s, expected a file", path,
+                         S_ISDIR(info->st_mode) ? "a directory" : "a device or a pipe");
+}
+
 ERN_FN ernie_status conv_file_open(conv_file *file, const char *path, ernie_error *error)
 {
     struct stat info;
@@ -109,7 +116,7 @@ ERN_FN ernie_status conv_file_open(conv_file *file, const char *path, ernie_erro
     ERN_FAIL_IF(fd < 0, error, ERNIE_IO, "%s: cannot be opened: %s", path, strerror(errno));
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
         close(fd);
-        return ern_error_set(error, ERNIE_IO, "%s: is not a regular file", path);
+        return file_refuse_kind(path, &info, error);
     }
     file->fd = fd;
     file->open = true;
@@ -160,6 +167,34 @@ ERN_FN ernie_status conv_file_load(conv_bytes *bytes, const char *path, uint64_t
 }
 
 /* ---- Directories ----------------------------------------------------------------------------- */
+
+/* The first bytes of a GGUF file, which people have at hand and take for a checkpoint. */
+static bool file_is_gguf(const char *path)
+{
+    conv_file file;
+    char magic[4];
+    if (conv_file_open(&file, path, NULL) != ERNIE_OK) return false;
+    const bool is = conv_file_read(&file, path, 0, magic, sizeof magic, NULL) == ERNIE_OK
+                    && memcmp(magic, "GGUF", sizeof magic) == 0;
+    conv_file_close(&file);
+    return is;
+}
+
+ERN_FN ernie_status conv_dir_check(const char *path, ernie_error *error)
+{
+    struct stat info;
+    ERN_FAIL_IF(stat(path, &info) != 0, error, ERNIE_IO, "%s: cannot be opened: %s",
+                ern_path_end(path), strerror(errno));
+    if (S_ISDIR(info.st_mode)) return ERNIE_OK;
+    ERN_FAIL_IF(S_ISREG(info.st_mode) && file_is_gguf(path), error, ERNIE_UNSUPPORTED,
+                "%s: is a GGUF file; ernie converts published safetensors checkpoints (the -PT "
+                "layout)",
+                path);
+    return ern_error_set(error, ERNIE_IO,
+                         "%s: is not a directory, expected the one that holds config.json and "
+                         "*.safetensors",
+                         path);
+}
 
 static int file_compare_names(const void *a, const void *b)
 {
@@ -264,8 +299,8 @@ ERN_FN ernie_status conv_out_open(conv_out *out, const char *path, uint64_t n_by
     const int n_part = snprintf(out->part.text, CONV_PATH_MAX, "%s.part", path);
     ERN_FAIL_IF(n <= 0 || n_part < 0 || n_part >= (int)CONV_PATH_MAX, error, ERNIE_INVALID,
                 "the output path has %d bytes, 1 to %u are accepted", n, CONV_PATH_MAX - 6);
-    ERN_FAIL_IF(stat(path, &info) == 0 && !S_ISREG(info.st_mode), error, ERNIE_IO,
-                "%s: exists and is not a regular file", path);
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+        return file_refuse_kind(path, &info, error);
     const ernie_status status = file_open_part(&out->fd, out->part.text, error);
     if (status != ERNIE_OK) return status;
     out->open = true;

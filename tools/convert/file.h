@@ -17,6 +17,9 @@ ERN_FN ernie_status conv_path_join(conv_path *path, const char *dir, const char 
 ERN_FN const char *conv_path_base(const char *path); /* what follows the last separator */
 ERN_FN bool conv_file_exists(const char *path);
 
+/* Is `path` a directory? If not, one sentence that says what it is instead. */
+ERN_FN ernie_status conv_dir_check(const char *path, ernie_error *error);
+
 /* Make a terminated text printable in place: what is not UTF-8 or a control character becomes '?'.
  * Names out of other people's files go into messages and into the output's header. */
 ERN_FN void conv_text_clean(char *text);

@@ -387,6 +387,31 @@ ERN_FN const conv_tensor *conv_names_find_vision(const conv_tensors *tensors)
     return NULL;
 }
 
+/* The prefix alone proves nothing and square matrices look alike, so each kind of linear is asked on
+ * which side the hidden size stands. */
+ERN_FN const conv_tensor *conv_names_find_paddle(const conv_tensors *tensors)
+{
+    static const struct {
+        const char *end;
+        unsigned hidden; /* the dimension that is the hidden size in Paddle */
+    } marks[] = { { "qkv_proj.weight", 0 },
+                  { ".q_proj.weight", 0 },
+                  { "up_gate_proj.weight", 0 },
+                  { ".up_proj.weight", 0 },
+                  { ".down_proj.weight", 1 } };
+    const conv_tensor *embed = conv_tensors_find(tensors, "ernie.embed_tokens.weight");
+    for (size_t i = 0; embed && embed->n_dims == 2 && i < tensors->n; i++) {
+        const conv_tensor *tensor = &tensors->items[i];
+        if (tensor->n_dims != 2) continue;
+        for (size_t k = 0; k < ERN_COUNT(marks); k++)
+            if (strstr(tensor->name, marks[k].end)
+                && tensor->dims[marks[k].hidden] == embed->dims[1]
+                && tensor->dims[!marks[k].hidden] != embed->dims[1])
+                return tensor;
+    }
+    return NULL;
+}
+
 ERN_FN ernie_status conv_names_check_rest(const conv_tensors *tensors, const ern_hparams *hparams,
                                           ernie_error *error)
 {

@@ -44,6 +44,10 @@ ERN_FN uint32_t conv_names_shared_width(const conv_tensors *tensors, uint32_t n_
 /* The first tensor that only a vision-language model has; NULL in text models. */
 ERN_FN const conv_tensor *conv_names_find_vision(const conv_tensors *tensors);
 
+/* The first linear in Paddle's own layout: names that begin with "ernie.", [in, out] where the -PT
+ * checkpoints have [out, in]. NULL when there is none. */
+ERN_FN const conv_tensor *conv_names_find_paddle(const conv_tensors *tensors);
+
 /* After all records: refuse the first tensor that nothing used and that cannot be ignored. */
 ERN_FN ernie_status conv_names_check_rest(const conv_tensors *tensors, const ern_hparams *hparams,
                                           ernie_error *error);

@@ -302,6 +302,24 @@ static bool st_shard_number(const char *name, unsigned *number, unsigned *count)
     return sscanf(of - 5, "%5u-of-%5u.safetensors", number, count) == 2;
 }
 
+/* No safetensors: Paddle's own files are told by their names. */
+static ernie_status st_fail_empty(const ernie_allocator *allocator, const char *dir,
+                                  ernie_error *error)
+{
+    size_t n = 0;
+    conv_bytes names = { .allocator = allocator };
+    ernie_status status = conv_dir_list(&names, &n, dir, ".pdparams", error);
+    if (status == ERNIE_OK && n > 0)
+        status = ern_error_set(error, ERNIE_UNSUPPORTED,
+                               "%s: is in the Paddle layout (%.64s); use the checkpoint whose name "
+                               "ends in -PT",
+                               dir, (const char *)names.data);
+    else if (status == ERNIE_OK)
+        status = ern_error_set(error, ERNIE_IO, "%s: holds no *.safetensors file", dir);
+    conv_bytes_free(&names);
+    return status;
+}
+
 static ernie_status st_open_all(conv_tensors *tensors, const char *dir, ernie_error *error)
 {
     size_t n = 0;
@@ -323,9 +341,7 @@ static ernie_status st_open_all(conv_tensors *tensors, const char *dir, ernie_er
                               dir, number + 1, count, name);
     }
     conv_bytes_free(&names);
-    if (status == ERNIE_OK && n == 0)
-        status = ern_error_set(error, ERNIE_IO, "%s: holds no *.safetensors file", dir);
-    return status;
+    return status == ERNIE_OK && n == 0 ? st_fail_empty(tensors->allocator, dir, error) : status;
 }
 
 ERN_FN ernie_status conv_tensors_open(conv_tensors *tensors, const char *dir,

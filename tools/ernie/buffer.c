@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void *memory_resize(void *ptr, size_t count, size_t item_size)
@@ -81,13 +82,26 @@ bool buffer_read_all(text_buffer *text, int descriptor)
     }
 }
 
-bool buffer_read_file(text_buffer *text, const char *path)
+int file_open_reading(const char *path, file_error *error)
 {
+    struct stat info;
     const int descriptor = open(path, O_RDONLY);
+    if (descriptor < 0) {
+        snprintf(error->reason, sizeof error->reason, "cannot be opened: %s", strerror(errno));
+    } else if (fstat(descriptor, &info) == 0 && S_ISDIR(info.st_mode)) {
+        snprintf(error->reason, sizeof error->reason, "is a directory, expected a file");
+        close(descriptor);
+        return -1;
+    }
+    return descriptor;
+}
+
+bool buffer_read_file(text_buffer *text, const char *path, file_error *error)
+{
+    const int descriptor = file_open_reading(path, error);
     if (descriptor < 0) return false;
     const bool fine = buffer_read_all(text, descriptor);
-    const int reason = errno;
+    if (!fine) snprintf(error->reason, sizeof error->reason, "cannot be read: %s", strerror(errno));
     close(descriptor);
-    errno = reason;
     return fine;
 }

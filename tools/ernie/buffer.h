@@ -29,7 +29,13 @@ bool buffer_is_text(const text_buffer *text);
 /* Append everything that the file descriptor gives until its end. False with errno on failure. */
 bool buffer_read_all(text_buffer *text, int descriptor);
 
-/* The same for the file at `path`. */
-bool buffer_read_file(text_buffer *text, const char *path);
+/* The same for the file at `path`; on failure *error says what is wrong with it. */
+typedef struct file_error {
+    char reason[200]; /* "cannot be opened: No such file or directory" */
+} file_error;
+bool buffer_read_file(text_buffer *text, const char *path, file_error *error);
+
+/* A descriptor to read the file at `path` from, -1 on failure. */
+int file_open_reading(const char *path, file_error *error);
 
 #endif

@@ -1,9 +1,16 @@
 /* The one way to fail: one line on standard error, whatever the text in it. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "cli.h"
 #include "interrupt.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum { CLI_MESSAGE_MAX = 1024 };
 
@@ -70,6 +77,29 @@ int cli_fail_error(cli_context *cli, const char *what, const ernie_error *error)
 
 int cli_fail_output(cli_context *cli)
 {
+    if (cli->out.error == EPIPE) {
+        progress_erase(&cli->bar);
+        cli->failed = true;
+        return CLI_SIGNAL + SIGPIPE;
+    }
     return cli_fail(cli, CLI_FAILED, "standard output cannot be written: %s",
                     strerror(cli->out.error));
+}
+
+int cli_check_out(cli_context *cli, const char *path)
+{
+    struct stat info;
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+        return cli_fail(cli, CLI_FAILED, "%s: is a directory, expected the name of a file", path);
+    text_buffer folder = { 0 };
+    const char *slash = strrchr(path, '/');
+    if (slash)
+        buffer_add(&folder, path, (size_t)(slash - path) + 1);
+    else
+        buffer_add_text(&folder, ".");
+    int status = CLI_OK;
+    if (access(buffer_text(&folder), W_OK | X_OK) != 0)
+        status = cli_fail(cli, CLI_FAILED, "%s: cannot be created: %s", path, strerror(errno));
+    buffer_free(&folder);
+    return status;
 }

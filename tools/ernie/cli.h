@@ -2,7 +2,8 @@
  * the one way to fail. A command is a function from this to an exit status.
  *
  * The rule that the callers of the program rely on: status 0, or another status and exactly one line
- * on standard error. cli_fail prints that line, the first time only. */
+ * on standard error. cli_fail prints that line, the first time only. The one exception is a reader
+ * of standard output that has gone away: status 141 and no line, as of other programs. */
 #ifndef ERNIE_CLI_H
 #define ERNIE_CLI_H
 
@@ -52,8 +53,12 @@ void cli_note(cli_context *cli, const char *format, ...) __attribute__((format(p
 /* Fail with the library's sentence, which is led by `what` (a path) unless it names that itself. */
 int cli_fail_error(cli_context *cli, const char *what, const ernie_error *error);
 
-/* Fail because standard output could not be written. */
+/* Fail because standard output could not be written; without a line when nobody reads it any more. */
 int cli_fail_output(cli_context *cli);
+
+/* Before work begins whose result is to be written to `path`: fail when that is a directory, or when
+ * the folder around it is missing or closed. */
+int cli_check_out(cli_context *cli, const char *path);
 
 /* ---- Models and sessions (cli_model.c) ----------------------------------------------------- */
 

@@ -5,13 +5,13 @@
 #include <string.h>
 
 static const double CLI_MIB = 1024.0 * 1024.0;
-enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256 };
+enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256, CLI_SIZE_TEXT = 32 };
 
 int cli_open_model(cli_context *cli, ernie_model **model)
 {
     ernie_model_options options = ERNIE_MODEL_OPTIONS_INIT;
     options.cpu = cli->options.cpu;
-    options.backend = "cpu";
+    options.backend = cli->options.backend;
     options.progress = progress_update;
     options.progress_user = &cli->bar;
     options.cancel = interrupt_flag();
@@ -67,16 +67,27 @@ static ernie_kv_type cli_kv_type(const cli_context *cli, ernie_kv_type kv)
     return strcmp(cli->options.kv, "f32") == 0 ? ERNIE_KV_F32 : ERNIE_KV_F16;
 }
 
+/* "4.5 MiB"; what is smaller than one, to the byte. */
+static const char *cli_size(uint64_t n_bytes, char text[CLI_SIZE_TEXT])
+{
+    if ((double)n_bytes < CLI_MIB)
+        snprintf(text, CLI_SIZE_TEXT, "%u bytes", (unsigned)n_bytes);
+    else
+        snprintf(text, CLI_SIZE_TEXT, "%.1f MiB", (double)n_bytes / CLI_MIB);
+    return text;
+}
+
 /* The weights are mapped: the system can drop and read them again, so they do not count. */
 static int cli_check_memory(cli_context *cli, const ernie_memory *memory)
 {
     if (!options_given(&cli->options, "memory") || memory->total_bytes <= cli->options.memory)
         return CLI_OK;
+    char limit[CLI_SIZE_TEXT], total[CLI_SIZE_TEXT], kv[CLI_SIZE_TEXT], scratch[CLI_SIZE_TEXT];
     return cli_fail(cli, CLI_FAILED,
-                    "option --memory: %.1f MiB, but the session needs %.1f MiB (keys and values "
-                    "%.1f, scratch %.1f); use a smaller --ctx",
-                    (double)cli->options.memory / CLI_MIB, (double)memory->total_bytes / CLI_MIB,
-                    (double)memory->kv_bytes / CLI_MIB, (double)memory->scratch_bytes / CLI_MIB);
+                    "option --memory: %s, but the session needs %s (keys and values %s, scratch "
+                    "%s); use a smaller --ctx",
+                    cli_size(cli->options.memory, limit), cli_size(memory->total_bytes, total),
+                    cli_size(memory->kv_bytes, kv), cli_size(memory->scratch_bytes, scratch));
 }
 
 int cli_open_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,

@@ -181,34 +181,39 @@ static int chat_turn(chat_state *chat, const char *question)
 
 /* ---- Commands ------------------------------------------------------------------------------ */
 
-static int chat_save(chat_state *chat, const char *path)
+/* Only for whoever types at a terminal: text that comes from elsewhere must not be able to write
+ * files or to change the conversation. */
+
+static void chat_save(chat_state *chat, const char *path)
 {
-    conversation_error error;
-    if (!*path) return chat_complain(chat, "/save needs the name of a file");
-    if (!conversation_save(&chat->talk, path, &error))
-        return chat_complain(chat, "%s: %s", path, error.reason);
-    chat_notice(chat, "(saved to %s)", path);
-    return CLI_OK;
+    file_error error;
+    if (!*path)
+        chat_notice(chat, "/save needs the name of a file");
+    else if (!conversation_save(&chat->talk, path, &error))
+        chat_notice(chat, "%s: %s", path, error.reason);
+    else
+        chat_notice(chat, "(saved to %s)", path);
 }
 
-static int chat_load(chat_state *chat, const char *path)
+static void chat_load(chat_state *chat, const char *path)
 {
-    conversation_error error;
-    if (!*path) return chat_complain(chat, "/load needs the name of a file");
-    if (!conversation_load(&chat->talk, path, &error))
-        return chat_complain(chat, "%s: %s", path, error.reason);
-    chat_notice(chat, "(continuing %s, %zu messages)", path, chat->talk.n);
-    return CLI_OK;
+    file_error error;
+    if (!*path)
+        chat_notice(chat, "/load needs the name of a file");
+    else if (!conversation_load(&chat->talk, path, &error))
+        chat_notice(chat, "%s: %s", path, error.reason);
+    else
+        chat_notice(chat, "(continuing %s, %zu messages)", path, chat->talk.n);
 }
 
-static int chat_command(chat_state *chat, const char *line)
+static void chat_command(chat_state *chat, const char *line)
 {
     const size_t n_name = strcspn(line, " \t");
     const char *argument = line + n_name + strspn(line + n_name, " \t");
     char name[16] = "";
     if (n_name < sizeof name) memcpy(name, line, n_name);
     if (!strcmp(name, "/help")) {
-        if (line_reader_interactive(chat->reader)) fputs(CHAT_HELP, stderr);
+        fputs(CHAT_HELP, stderr);
     } else if (!strcmp(name, "/reset")) {
         conversation_clear(&chat->talk);
         chat_notice(chat, "(a new conversation)");
@@ -216,18 +221,17 @@ static int chat_command(chat_state *chat, const char *line)
         conversation_set_system(&chat->talk, *argument ? argument : NULL);
         chat_notice(chat, *argument ? "(system message set)" : "(system message removed)");
     } else if (!strcmp(name, "/save")) {
-        return chat_save(chat, argument);
+        chat_save(chat, argument);
     } else if (!strcmp(name, "/load")) {
-        return chat_load(chat, argument);
+        chat_load(chat, argument);
     } else if (!strcmp(name, "/exit")) {
         chat->leaving = true;
     } else {
-        return chat_complain(chat,
-                             "unknown command %.40s, /help lists them; a message may begin with a "
-                             "blank and a slash",
-                             line);
+        chat_notice(chat,
+                    "unknown command %.40s, /help lists them; a message may begin with a blank and "
+                    "a slash",
+                    line);
     }
-    return CLI_OK;
 }
 
 /* ---- The loop ------------------------------------------------------------------------------ */
@@ -265,7 +269,9 @@ static int chat_message(chat_state *chat, const text_buffer *message)
     const char *text = buffer_text(message);
     if (!buffer_is_text(message)) return chat_complain(chat, "the message holds a NUL byte");
     if (text[strspn(text, " \t\r\n")] == 0) return CLI_OK;
-    return text[0] == '/' ? chat_command(chat, text) : chat_turn(chat, text);
+    if (text[0] != '/' || !line_reader_interactive(chat->reader)) return chat_turn(chat, text);
+    chat_command(chat, text);
+    return CLI_OK;
 }
 
 /* What became of reading a message decides what is done next. */

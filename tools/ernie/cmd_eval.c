@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { EVAL_TOKENS_MAX = 1024 }; /* of a document; what follows is not scored */
 
@@ -107,19 +108,24 @@ static int eval_lines(eval_state *eval, FILE *file, uint64_t n_bytes)
         if (status == CLI_OK) status = eval_progress(eval, n_read, n_bytes);
     }
     if (status == CLI_OK && ferror(file))
-        status = cli_fail(eval->cli, CLI_FAILED, "%s: %s", eval->path, strerror(errno));
+        status =
+            cli_fail(eval->cli, CLI_FAILED, "%s: cannot be read: %s", eval->path, strerror(errno));
     free(line);
     return status;
 }
 
 static int eval_file(eval_state *eval)
 {
-    FILE *file = fopen(eval->path, "rb");
+    file_error error;
     struct stat info = { 0 };
-    if (!file || fstat(fileno(file), &info) != 0) {
+    const int descriptor = file_open_reading(eval->path, &error);
+    if (descriptor < 0) return cli_fail(eval->cli, CLI_FAILED, "%s: %s", eval->path, error.reason);
+    FILE *file = fdopen(descriptor, "rb");
+    if (!file || fstat(descriptor, &info) != 0) {
         const int reason = errno;
-        if (file) fclose(file);
-        return cli_fail(eval->cli, CLI_FAILED, "%s: %s", eval->path, strerror(reason));
+        file ? (void)fclose(file) : (void)close(descriptor);
+        return cli_fail(eval->cli, CLI_FAILED, "%s: cannot be read: %s", eval->path,
+                        strerror(reason));
     }
     progress_begin(&eval->cli->bar,
                    eval->cli->options.n_limit ? PROGRESS_DOCUMENTS : PROGRESS_BYTES);

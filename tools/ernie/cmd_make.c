@@ -17,22 +17,21 @@ static const double MAKE_MIB = 1024.0 * 1024.0;
 /* An older file is replaced on request only. Checked before hours of work, not behind them. */
 static int make_check_out(cli_context *cli, const char *path)
 {
-    struct stat status;
-    if (lstat(path, &status) != 0) return CLI_OK; /* what cannot be written will say so */
-    if (S_ISDIR(status.st_mode))
-        return cli_fail(cli, CLI_FAILED, "%s: is a directory, expected the name of a file", path);
-    if (cli->options.force) return CLI_OK;
+    struct stat info;
+    const int status = cli_check_out(cli, path);
+    if (status != CLI_OK || cli->options.force || lstat(path, &info) != 0) return status;
     return cli_fail(cli, CLI_FAILED, "%s: exists already, --force replaces it", path);
 }
 
 /* "OUT: 26.0 MiB from 78.1 MiB in 2.3 s", without the source where there is none. */
 static int make_report(cli_context *cli, const char *path, uint64_t n_source, double seconds)
 {
-    struct stat status;
-    if (stat(path, &status) != 0) return cli_fail(cli, CLI_FAILED, "%s: %s", path, strerror(errno));
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return cli_fail(cli, CLI_FAILED, "%s: cannot be opened: %s", path, strerror(errno));
     char from[48] = "";
     if (n_source) snprintf(from, sizeof from, " from %.1f MiB", (double)n_source / MAKE_MIB);
-    output_print(&cli->out, "%s: %.1f MiB%s in %.1f s\n", path, (double)status.st_size / MAKE_MIB,
+    output_print(&cli->out, "%s: %.1f MiB%s in %.1f s\n", path, (double)info.st_size / MAKE_MIB,
                  from, seconds);
     return CLI_OK;
 }

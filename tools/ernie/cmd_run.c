@@ -92,6 +92,7 @@ static int run_read_prompt(cli_context *cli, text_buffer *prompt)
         if (!buffer_is_text(&question))
             status = cli_fail(cli, CLI_FAILED, "the prompt holds a NUL byte, expected text");
     }
+    if (status == CLI_OK && !question.n) status = cli_fail(cli, CLI_FAILED, "the prompt is empty");
     if (status == CLI_OK && options->search_context)
         status =
             search_context_prompt(cli, options->search_context, buffer_text(&question), prompt);
@@ -190,7 +191,8 @@ static int run_generate(cli_context *cli, run_state *run)
     if (cli->out.error) return cli_fail_output(cli);
     if (status == ERNIE_CANCELLED && interrupt_signal())
         return cli_fail(cli, CLI_SIGNAL + interrupt_signal(),
-                        "stopped by a signal after %zu tokens", run->answer.ids.n);
+                        "stopped by a signal after %zu token%s", run->answer.ids.n,
+                        run->answer.ids.n == 1 ? "" : "s");
     return status == ERNIE_OK ? CLI_OK : cli_fail_error(cli, NULL, &error);
 }
 
@@ -207,9 +209,11 @@ static void run_print_statistics(const cli_context *cli, const run_state *run)
     const ernie_result *result = &run->result;
     const size_t n_prompt = run->n_fed + result->n_prompt;
     const double prompt_seconds = run->fed_seconds + result->prompt_seconds;
-    fprintf(stderr,
-            "[%zu prompt tokens %.2f s (%.0f t/s) | %zu tokens %.2f s (%.0f t/s) | stop: %s]\n",
-            n_prompt, prompt_seconds, run_rate(n_prompt, prompt_seconds), result->n_generated,
+    fputc('[', stderr);
+    if (n_prompt) /* a session that was loaded may go on without one */
+        fprintf(stderr, "%zu prompt tokens %.2f s (%.0f t/s) | ", n_prompt, prompt_seconds,
+                run_rate(n_prompt, prompt_seconds));
+    fprintf(stderr, "%zu tokens %.2f s (%.0f t/s) | stop: %s]\n", result->n_generated,
             result->decode_seconds, run_rate(result->n_generated, result->decode_seconds),
             cli_stop_text(result->stop));
 }
@@ -270,7 +274,9 @@ static int run_save(cli_context *cli, const run_state *run)
 int cmd_run(cli_context *cli)
 {
     run_state run = { .cli = cli };
+    const char *saved = cli->options.save_session;
     int status = run_check_options(cli);
+    if (status == CLI_OK && saved) status = cli_check_out(cli, saved);
     if (status == CLI_OK) status = run_read_prompt(cli, &run.prompt);
     if (status == CLI_OK) status = run_open(cli, &run);
     if (status == CLI_OK) status = run_feed(cli, &run);

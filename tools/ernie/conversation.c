@@ -1,6 +1,5 @@
 /* The turns of a chat, and their JSON file: {"messages": [{"role": "user", "content": "..."}, ...]}. */
 #include "conversation.h"
-#include "buffer.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -80,7 +79,7 @@ void conversation_free(conversation *talk)
 
 /* ---- The file ------------------------------------------------------------------------------ */
 
-__attribute__((format(printf, 2, 3))) static bool conversation_fail(conversation_error *error,
+__attribute__((format(printf, 2, 3))) static bool conversation_fail(file_error *error,
                                                                     const char *format, ...)
 {
     va_list args;
@@ -105,7 +104,7 @@ static json_t *conversation_to_json(const conversation *talk)
     return root;
 }
 
-bool conversation_save(const conversation *talk, const char *path, conversation_error *error)
+bool conversation_save(const conversation *talk, const char *path, file_error *error)
 {
     text_buffer beside = { 0 };
     buffer_add_text(&beside, path);
@@ -116,7 +115,7 @@ bool conversation_save(const conversation *talk, const char *path, conversation_
     if (file && fclose(file) != 0) fine = false;
     if (fine) fine = rename(buffer_text(&beside), path) == 0;
     if (!fine) {
-        conversation_fail(error, "%s", strerror(errno ? errno : EIO));
+        conversation_fail(error, "cannot be written: %s", strerror(errno ? errno : EIO));
         if (file) remove(buffer_text(&beside));
     }
     json_decref(root);
@@ -138,8 +137,7 @@ static bool conversation_add_json(conversation *talk, const json_t *message)
     return true;
 }
 
-static bool conversation_from_json(conversation *talk, const json_t *root,
-                                   conversation_error *error)
+static bool conversation_from_json(conversation *talk, const json_t *root, file_error *error)
 {
     const json_t *list = json_object_get(root, "messages");
     if (!json_is_array(list)) return conversation_fail(error, "messages is not an array");
@@ -151,19 +149,19 @@ static bool conversation_from_json(conversation *talk, const json_t *root,
     return true;
 }
 
-bool conversation_load(conversation *talk, const char *path, conversation_error *error)
+bool conversation_load(conversation *talk, const char *path, file_error *error)
 {
     text_buffer text = { 0 };
     conversation loaded = { 0 };
     json_error_t json_error;
     json_t *root = NULL;
     bool fine = false;
-    if (!buffer_read_file(&text, path))
-        conversation_fail(error, "%s", strerror(errno));
-    else if (!(root = json_loadb(buffer_text(&text), text.n, 0, &json_error)))
-        conversation_fail(error, "line %d is not JSON: %s", json_error.line, json_error.text);
-    else
-        fine = conversation_from_json(&loaded, root, error);
+    if (buffer_read_file(&text, path, error)) {
+        root = json_loadb(buffer_text(&text), text.n, 0, &json_error);
+        fine = root ? conversation_from_json(&loaded, root, error)
+                    : conversation_fail(error, "line %d is not JSON: %s", json_error.line,
+                                        json_error.text);
+    }
     if (fine) {
         conversation_free(talk);
         *talk = loaded;

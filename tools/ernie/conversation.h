@@ -4,6 +4,7 @@
 #define ERNIE_CONVERSATION_H
 
 #include "../../ernie.h"
+#include "buffer.h"
 
 typedef struct conversation {
     ernie_message *messages; /* [n], contents owned */
@@ -24,12 +25,9 @@ void conversation_clear(conversation *talk);
 void conversation_free(conversation *talk);
 
 /* Write to a file beside `path` and rename it, so that a failure leaves an older file as it was; or
- * replace the conversation by the file's. On failure *reason (static, or of jansson or the system)
- * says why in a few words; a failed load leaves the conversation as it was. */
-typedef struct conversation_error {
-    char reason[200];
-} conversation_error;
-bool conversation_save(const conversation *talk, const char *path, conversation_error *error);
-bool conversation_load(conversation *talk, const char *path, conversation_error *error);
+ * replace the conversation by the file's. On failure *error says why in a few words; a failed load
+ * leaves the conversation as it was. */
+bool conversation_save(const conversation *talk, const char *path, file_error *error);
+bool conversation_load(conversation *talk, const char *path, file_error *error);
 
 #endif

@@ -18,7 +18,8 @@ void help_print_overview(output *out)
              "what\nfollows may begin with a dash. Results go to standard output, all else to "
              "standard\nerror. The exit status is 0, or another one with one line that says why: "
              "1 failed,\n2 wrong usage, 130 stopped by Ctrl-C (128 and the number of another "
-             "signal).\n");
+             "signal). When\nthe reader of standard output goes away, the program ends with 141 "
+             "and says nothing.\n");
 }
 
 /* How much of the text fits a line, up to a blank. */

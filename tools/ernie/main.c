@@ -42,8 +42,9 @@ const cli_command cli_commands[] = {
       "A conversation: each line is a message, a line that ends with a backslash goes on with\n"
       "the next. Ctrl-C stops an answer; at the prompt it drops the line, and leaves the second\n"
       "time. Ctrl-D leaves. /help lists the commands. When the context is full the oldest turns\n"
-      "are forgotten. Without a terminal each line of standard input is answered in turn, and\n"
-      "what goes wrong, Ctrl-C included, ends the program." },
+      "are forgotten.\n\n"
+      "Without a terminal each line of standard input is a question, also one that begins with\n"
+      "a slash: there are no commands. What goes wrong, Ctrl-C included, ends the program." },
     { { "convert", COMMAND_CONVERT, main_source_out },
       cmd_convert,
       "SOURCE OUT [--type T] [--chat F] [--name S]",
@@ -191,9 +192,6 @@ static int main_run(cli_context *cli, int argc, char **argv)
         help_print_command(&cli->out, command);
         return CLI_OK;
     }
-    if (cli->options.backend && !strcmp(cli->options.backend, "vulkan"))
-        return cli_fail(cli, CLI_USAGE,
-                        "option --backend: vulkan is not offered by this build, use cpu");
     progress_init(&cli->bar, cli->options.quiet);
     return command->run(cli);
 }

@@ -106,7 +106,7 @@ static const option_row option_rows[] = {
     { "logit-bias", 0, "ID=VALUE", OPTION_BIAS, ANSWERS, AT(bias), 0, 0, NULL,
       "add VALUE to a token's logit, -inf forbids it; may be repeated" },
     { "seed", 0, "S", OPTION_SEED, ANSWERS, AT(seed), 0, SEED_MAX, NULL,
-      "the same seed gives the same text on this machine and thread count [0: from the clock]" },
+      "the same seed gives the same text, for any number of threads [0: from the clock]" },
     { "stop", 0, "TEXT", OPTION_TEXTS, COMMAND_RUN, AT(stop), 0, 0, NULL,
       "end before this text; may be repeated up to 16 times" },
     { "stop-id", 0, "LIST", OPTION_IDS, COMMAND_RUN, AT(stop_ids), 0, 0, NULL,
@@ -131,8 +131,8 @@ static const option_row option_rows[] = {
       "weights are mapped from the file and not counted [no limit]" },
     { "threads", 0, "N", OPTION_COUNT, SESSIONS, AT(n_threads), 1, THREADS_MAX, NULL,
       "worker threads [one per physical core]" },
-    { "backend", 0, "NAME", OPTION_CHOICE, MODELS, AT(backend), 0, 0, "auto|cpu|vulkan",
-      "cpu or auto; this build offers no other [auto]" },
+    { "backend", 0, "NAME", OPTION_CHOICE, MODELS, AT(backend), 0, 0, "auto|cpu",
+      "cpu or auto: this build offers no other [auto]" },
     { "cpu", 0, "NAME", OPTION_CHOICE, MODELS, AT(cpu), 0, 0, "auto|base|avx2|avx512|neon",
       "instruction set: base, avx2, avx512 or neon [auto: the best that this machine has]" },
 
@@ -219,8 +219,13 @@ static bool options_set_choice(const option_row *row, void *field, const char *t
             return true;
         }
     }
-    return options_fail(error, "option --%s: \"%.60s\" is not one of %s", row->name, text,
-                        row->choices);
+    char list[80] = "";
+    size_t n_list = 0;
+    for (const char *at = row->choices; *at && n_list + 3 < sizeof list; at++) {
+        list[n_list++] = *at == '|' ? ',' : *at;
+        if (*at == '|') list[n_list++] = ' ';
+    }
+    return options_fail(error, "option --%s: \"%.60s\" is not one of %s", row->name, text, list);
 }
 
 static bool options_set_ids(const option_row *row, void *field, const char *text,
@@ -270,11 +275,20 @@ static bool options_set_size(const option_row *row, void *field, const char *tex
                         row->name, text);
 }
 
+/* A second value would silently replace the first, unless the option is a list. */
+static bool options_adds(option_kind kind)
+{
+    return kind == OPTION_FLAG || kind == OPTION_IDS || kind == OPTION_TEXTS || kind == OPTION_BIAS;
+}
+
 static bool options_set(program_options *options, const option_row *row, const char *text,
                         usage_error *error)
 {
     void *field = (char *)options + row->offset;
-    options->given |= UINT64_C(1) << (row - option_rows);
+    const uint64_t bit = UINT64_C(1) << (row - option_rows);
+    if ((options->given & bit) && !options_adds(row->kind))
+        return options_fail(error, "option --%s: given twice", row->name);
+    options->given |= bit;
     switch (row->kind) {
     case OPTION_FLAG: *(bool *)field = true; return true;
     case OPTION_TEXT: *(const char **)field = text; return true;

@@ -1,5 +1,5 @@
 /* Results on standard output, every write checked: a full disk or a closed pipe is a failure of the
- * program, never a silent loss or a death by signal. Errors stick; output_close reports them. */
+ * program, never a loss that its status hides or a death by signal. Errors stick; output_close reports them. */
 #ifndef ERNIE_OUTPUT_H
 #define ERNIE_OUTPUT_H
 

@@ -1,7 +1,6 @@
 /* Search results in a JSON file, made into a prompt. */
 #include "search_context.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,9 +27,10 @@ static json_t *search_read(cli_context *cli, const char *path)
 {
     text_buffer text = { 0 };
     json_error_t error;
+    file_error file;
     json_t *root = NULL;
-    if (!buffer_read_file(&text, path)) {
-        cli_fail(cli, CLI_FAILED, "%s: %s", path, strerror(errno));
+    if (!buffer_read_file(&text, path, &file)) {
+        cli_fail(cli, CLI_FAILED, "%s: %s", path, file.reason);
     } else if (!(root = json_loadb(buffer_text(&text), text.n, 0, &error))) {
         cli_fail(cli, CLI_FAILED, "%s: line %d is not JSON: %s", path, error.line, error.text);
     } else if (!json_is_object(root)) {
