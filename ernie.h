@@ -168,7 +168,7 @@ typedef struct ernie_model_options {
     void *progress_user;
     ernie_cancel *cancel;   /* NULL: none; stops opening, also when it was set before */
     const char *cpu;        /* instruction set: NULL or "auto" for the best, else "base", "avx2",
-                               "avx512", "neon"; for tests and comparisons */
+                               "avxvnni", "avx512", "neon", "i8mm"; for tests and comparisons */
     const char *backend;    /* NULL or "auto", "cpu" */
 } ernie_model_options;
 

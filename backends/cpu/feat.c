@@ -1,8 +1,8 @@
 /* Feature bits of the processor (feat.h).
  *
  * On x86 a set counts only when the operating system also saves its registers, which XGETBV tells.
- * On Arm the kernel's HWCAP word tells; every Apple processor with a 64-bit Arm core that runs a
- * supported system has dotprod. */
+ * On Arm the system tells: Linux in its HWCAP words, macOS by name (every Apple processor with a
+ * 64-bit Arm core that runs a supported system has dotprod), Windows by number. */
 #include "feat.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -43,7 +43,8 @@ ERN_FN unsigned ern_cpu_features(void)
     const unsigned fma_osxsave_avx_f16c = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
     const unsigned avx2 = 1u << 5, avxvnni = 1u << 4, avx512vnni = 1u << 11;
     const unsigned avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-    const unsigned ymm_state = 0x06, zmm_state = 0xe6;
+    const unsigned ymm_state = 0x06, zmm_state = 0xe6, tile_state = 3u << 17;
+    const unsigned amx_tile_int8 = 1u << 24 | 1u << 25;
     unsigned leaf0[4], leaf1[4], leaf7[4], leaf7_1[4] = { 0 };
 
     feat_cpuid(0, 0, leaf0);
@@ -61,28 +62,73 @@ ERN_FN unsigned ern_cpu_features(void)
     if (feat_has(saved, zmm_state) && feat_has(leaf7[1], avx512_f_dq_bw_vl)
         && feat_has(leaf7[2], avx512vnni))
         features |= ERN_CPU_AVX512;
+    if (feat_has(saved, tile_state) && feat_has(leaf7[3], amx_tile_int8)) features |= ERN_CPU_AMX;
     return features;
 }
 
 #elif defined(__aarch64__) && defined(__APPLE__)
 
-ERN_FN unsigned ern_cpu_features(void) { return ERN_CPU_DOTPROD; }
+#include <sys/sysctl.h>
+
+ERN_FN unsigned ern_cpu_features(void)
+{
+    int i8mm = 0;
+    size_t size = sizeof i8mm;
+    if (sysctlbyname("hw.optional.arm.FEAT_I8MM", &i8mm, &size, NULL, 0) != 0) i8mm = 0;
+    return ERN_CPU_DOTPROD | (i8mm ? ERN_CPU_I8MM : 0u);
+}
 
 #elif defined(__aarch64__) && defined(__linux__)
 
 #include <sys/auxv.h>
 
 #define FEAT_HWCAP_ASIMDDP (1ul << 20)
+#define FEAT_HWCAP2_I8MM (1ul << 13)
 
 ERN_FN unsigned ern_cpu_features(void)
 {
-    return getauxval(AT_HWCAP) & FEAT_HWCAP_ASIMDDP ? ERN_CPU_DOTPROD : 0;
+    return (getauxval(AT_HWCAP) & FEAT_HWCAP_ASIMDDP ? ERN_CPU_DOTPROD : 0u)
+           | (getauxval(AT_HWCAP2) & FEAT_HWCAP2_I8MM ? ERN_CPU_I8MM : 0u);
 }
 
 #undef FEAT_HWCAP_ASIMDDP
+#undef FEAT_HWCAP2_I8MM
+
+#elif defined(__aarch64__) && defined(_WIN32)
+
+#include <windows.h>
+
+/* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE; older headers
+ * lack the names, and older systems answer no to numbers that they do not know. */
+enum { FEAT_WINDOWS_DOTPROD = 43, FEAT_WINDOWS_I8MM = 66 };
+
+ERN_FN unsigned ern_cpu_features(void)
+{
+    return (IsProcessorFeaturePresent(FEAT_WINDOWS_DOTPROD) ? ERN_CPU_DOTPROD : 0u)
+           | (IsProcessorFeaturePresent(FEAT_WINDOWS_I8MM) ? ERN_CPU_I8MM : 0u);
+}
 
 #else
 
 ERN_FN unsigned ern_cpu_features(void) { return 0; }
+
+#endif
+
+#if defined(__x86_64__) && defined(__linux__)
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* From asm/prctl.h, and the number of a tile's contents among the states that XSAVE saves. */
+enum { FEAT_ARCH_REQ_XCOMP_PERM = 0x1023, FEAT_XTILEDATA = 18 };
+
+ERN_FN bool ern_cpu_amx_permit(void)
+{
+    return syscall(SYS_arch_prctl, FEAT_ARCH_REQ_XCOMP_PERM, FEAT_XTILEDATA) == 0;
+}
+
+#else
+
+ERN_FN bool ern_cpu_amx_permit(void) { return false; }
 
 #endif

@@ -25,6 +25,13 @@
 #include "feat.h"
 #include "kernels.h"
 
+/* gcc knows smmla since version 10; clang's header offers it in every file since 16. */
+#if defined(KERNELS_NEON)                                                                    \
+    && (defined(__clang__) ? defined(__ARM_FEATURE_MATMUL_INT8) || __clang_major__ >= 16     \
+                           : __GNUC__ >= 10)
+#define KERNELS_I8MM 1
+#endif
+
 /* VEX-encoded vpdpbusd came to compilers later than the other sets. */
 #if defined(KERNELS_X86)                                                                     \
     && (defined(__clang__)    ? __clang_major__ >= 12                                        \
@@ -64,10 +71,19 @@
 #define KERNELS_UNROLL
 #endif
 
+#if defined(__clang__)
+#define KERNELS_NO_UNROLL _Pragma("clang loop unroll(disable)")
+#elif defined(__GNUC__)
+#define KERNELS_NO_UNROLL _Pragma("GCC unroll 1")
+#else
+#define KERNELS_NO_UNROLL
+#endif
+
 #define KERNELS_UP_TO_2 KERNELS_CASE(1) KERNELS_CASE(2)
 #define KERNELS_UP_TO_3 KERNELS_UP_TO_2 KERNELS_CASE(3)
 #define KERNELS_UP_TO_4 KERNELS_UP_TO_3 KERNELS_CASE(4)
 #define KERNELS_UP_TO_6 KERNELS_UP_TO_4 KERNELS_CASE(5) KERNELS_CASE(6)
+#define KERNELS_UP_TO_8 KERNELS_UP_TO_6 KERNELS_CASE(7) KERNELS_CASE(8)
 
 #ifdef __GNUC__
 #define KERNELS_PREFETCH(p) __builtin_prefetch((const void *)(p))
@@ -241,6 +257,26 @@ KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 #include "kernels_undef.h"
 KERNELS_TARGET_END
 
+/* ---- i8mm: neon with its w8 and w4 products of two and more tokens by smmla -------------------- */
+
+#ifdef KERNELS_I8MM
+#ifdef __clang__
+KERNELS_TARGET_BEGIN("dotprod,i8mm")
+#else
+KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod+i8mm")
+#endif
+#define KN(name) kernels_##name##_i8mm
+#define KERNELS_LANES(name) kernels_##name##_neon
+#define KERNELS_NAME "i8mm"
+#define KERNELS_TOKENS 8
+#define KERNELS_TOKEN_CASES KERNELS_UP_TO_8
+#include "kernels_mm_i8mm.h"
+#include "kernels_mm_tiles.h"
+#include "kernels_table.h"
+#include "kernels_undef.h"
+KERNELS_TARGET_END
+#endif
+
 #endif
 
 /* ---- The choice -------------------------------------------------------------------------------- */
@@ -262,6 +298,9 @@ static const kernels_set kernels_sets[] = {
 #endif
 #ifdef KERNELS_NEON
     { &kernels_table_neon, ERN_CPU_DOTPROD },
+#ifdef KERNELS_I8MM
+    { &kernels_table_i8mm, ERN_CPU_DOTPROD | ERN_CPU_I8MM },
+#endif
 #endif
 };
 
@@ -288,13 +327,16 @@ ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 #undef KERNELS_X86
 #undef KERNELS_NEON
 #undef KERNELS_AVXVNNI
+#undef KERNELS_I8MM
 #undef KERNELS_PRAGMA
 #undef KERNELS_TARGET_BEGIN
 #undef KERNELS_TARGET_END
 #undef KERNELS_UNROLL
+#undef KERNELS_NO_UNROLL
 #undef KERNELS_UP_TO_2
 #undef KERNELS_UP_TO_3
 #undef KERNELS_UP_TO_4
 #undef KERNELS_UP_TO_6
+#undef KERNELS_UP_TO_8
 #undef KERNELS_AHEAD
 #undef KERNELS_PREFETCH
