@@ -3,6 +3,9 @@
  * On x86 a set counts only when the operating system also saves its registers, which XGETBV tells.
  * On Arm the system tells: Linux in its HWCAP words, macOS by name (every Apple processor with a
  * 64-bit Arm core that runs a supported system has dotprod), Windows by number. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
 #include "feat.h"
 
 #if defined(__x86_64__) || defined(_M_X64)

@@ -40,6 +40,12 @@
 #define KERNELS_AVXVNNI 1
 #endif
 
+/* AMX: where the system can be asked for it (feat.h), and compilers that know it. */
+#if defined(KERNELS_X86) && defined(__linux__)                                               \
+    && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define KERNELS_AMX 1
+#endif
+
 #define KERNELS_PRAGMA(x) _Pragma(#x)
 #if defined(__clang__)
 #define KERNELS_TARGET_BEGIN(set) \
@@ -84,6 +90,10 @@
 #define KERNELS_UP_TO_4 KERNELS_UP_TO_3 KERNELS_CASE(4)
 #define KERNELS_UP_TO_6 KERNELS_UP_TO_4 KERNELS_CASE(5) KERNELS_CASE(6)
 #define KERNELS_UP_TO_8 KERNELS_UP_TO_6 KERNELS_CASE(7) KERNELS_CASE(8)
+#define KERNELS_UP_TO_12 \
+    KERNELS_UP_TO_8 KERNELS_CASE(9) KERNELS_CASE(10) KERNELS_CASE(11) KERNELS_CASE(12)
+#define KERNELS_UP_TO_16 \
+    KERNELS_UP_TO_12 KERNELS_CASE(13) KERNELS_CASE(14) KERNELS_CASE(15) KERNELS_CASE(16)
 
 #ifdef __GNUC__
 #define KERNELS_PREFETCH(p) __builtin_prefetch((const void *)(p))
@@ -225,6 +235,19 @@ KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16
 #include "kernels_undef.h"
 KERNELS_TARGET_END
 
+/* ---- amx: avx512 with its w8 and w4 products of several tokens by tdpbssd ------------------------ */
+
+#ifdef KERNELS_AMX
+KERNELS_TARGET_BEGIN("amx-tile,amx-int8,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
+#define KN(name) kernels_##name##_amx
+#define KERNELS_LANES(name) kernels_##name##_avx512
+#define KERNELS_NAME "amx"
+#include "kernels_mm_amx.h"
+#include "kernels_table.h"
+#include "kernels_undef.h"
+KERNELS_TARGET_END
+#endif
+
 #endif
 
 #ifdef KERNELS_NEON
@@ -295,6 +318,9 @@ static const kernels_set kernels_sets[] = {
     { &kernels_table_avxvnni, ERN_CPU_AVX2 | ERN_CPU_AVXVNNI },
 #endif
     { &kernels_table_avx512, ERN_CPU_AVX2 | ERN_CPU_AVX512 },
+#ifdef KERNELS_AMX
+    { &kernels_table_amx, ERN_CPU_AVX2 | ERN_CPU_AVX512 | ERN_CPU_AMX },
+#endif
 #endif
 #ifdef KERNELS_NEON
     { &kernels_table_neon, ERN_CPU_DOTPROD },
@@ -304,23 +330,31 @@ static const kernels_set kernels_sets[] = {
 #endif
 };
 
+/* The last step: it may ask the system for what the set needs. */
+static bool kernels_usable(const kernels_set *set, unsigned features)
+{
+    if ((set->needs & features) != set->needs) return false;
+    return !(set->needs & ERN_CPU_AMX) || ern_cpu_amx_permit();
+}
+
 ERN_FN const ern_kernels *ern_kernels_at(size_t index)
 {
     const unsigned features = ern_cpu_features();
-    for (size_t i = 0; i < ERN_COUNT(kernels_sets); i++) {
-        const kernels_set *set = &kernels_sets[i];
-        if ((set->needs & features) == set->needs && index-- == 0) return set->table;
-    }
+    for (size_t i = 0; i < ERN_COUNT(kernels_sets); i++)
+        if (kernels_usable(&kernels_sets[i], features) && index-- == 0) return kernels_sets[i].table;
     return NULL;
 }
 
 ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 {
     const bool best = !name || strcmp(name, "auto") == 0;
-    const ern_kernels *found = NULL, *kernels;
-    for (size_t i = 0; (kernels = ern_kernels_at(i)) != NULL; i++)
-        if (best || strcmp(name, kernels->name) == 0) found = kernels;
-    return found;
+    const unsigned features = ern_cpu_features();
+    for (size_t i = ERN_COUNT(kernels_sets); i-- > 0;) {
+        const kernels_set *set = &kernels_sets[i];
+        if ((best || strcmp(name, set->table->name) == 0) && kernels_usable(set, features))
+            return set->table;
+    }
+    return NULL;
 }
 
 #undef V16
@@ -328,6 +362,7 @@ ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 #undef KERNELS_NEON
 #undef KERNELS_AVXVNNI
 #undef KERNELS_I8MM
+#undef KERNELS_AMX
 #undef KERNELS_PRAGMA
 #undef KERNELS_TARGET_BEGIN
 #undef KERNELS_TARGET_END
@@ -338,5 +373,7 @@ ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 #undef KERNELS_UP_TO_4
 #undef KERNELS_UP_TO_6
 #undef KERNELS_UP_TO_8
+#undef KERNELS_UP_TO_12
+#undef KERNELS_UP_TO_16
 #undef KERNELS_AHEAD
 #undef KERNELS_PREFETCH

@@ -27,7 +27,7 @@ typedef struct ern_act {
 } ern_act;
 
 typedef struct ern_kernels {
-    const char *name; /* "base", "avx2", "avxvnni", "avx512", "neon", "i8mm" */
+    const char *name; /* "base", "avx2", "avxvnni", "avx512", "amx", "neon", "i8mm" */
 
     /* Quantize x [n] to q [n_blocks * 32], scale and sum [n_blocks]; n_blocks = ceil(n / 32). */
     void (*quantize)(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum);
@@ -80,7 +80,8 @@ typedef struct ern_kernels {
 } ern_kernels;
 
 /* The table for `name` (NULL or "auto": the best that this processor and build have), or NULL when
- * the set is unknown or absent. ern_kernels_at lists the available sets, worst first, NULL at the
+ * the set is unknown or absent, or needs a permission that the system refuses (feat.h, AMX; it is
+ * asked for no other set's sake). ern_kernels_at lists the available sets, worst first, NULL at the
  * end. Any thread. */
 ERN_FN const ern_kernels *ern_kernels_find(const char *name);
 ERN_FN const ern_kernels *ern_kernels_at(size_t index);

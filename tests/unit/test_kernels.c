@@ -16,7 +16,7 @@
 
 #include "../../backends/cpu/kernels.h"
 
-enum { TOKENS_MAX = 19, ROWS_MAX = 80, COLS_MAX = 320 };
+enum { TOKENS_MAX = 35, ROWS_MAX = 80, COLS_MAX = 1088 };
 
 /* ---- Random numbers ------------------------------------------------------------------------ */
 
@@ -157,7 +157,7 @@ typedef struct test_act {
     int32_t *q_sum;
 } test_act;
 
-enum { X_STRIDE = COLS_MAX + 16, Q_STRIDE = COLS_MAX + 64, S_STRIDE = 32 };
+enum { X_STRIDE = COLS_MAX + 16, Q_STRIDE = COLS_MAX + 64, S_STRIDE = 48 };
 
 static test_act new_act(const ern_kernels *k, size_t n_tokens, size_t n_cols, test_kind kind)
 {
@@ -262,7 +262,7 @@ static void check_random_matmul(unsigned type, test_kind kind)
 {
     const uint32_t n_rows = 1 + random_below(70);
     const uint32_t n_cols = 1 + random_below(300);
-    const size_t n_tokens = 1 + random_below(TOKENS_MAX);
+    const size_t n_tokens = 1 + random_below(19);
     check_matmul(type, n_rows, n_cols, n_tokens, kind);
 }
 
@@ -279,8 +279,20 @@ static void test_matmul_edges(void **state)
     static const uint32_t size[] = { 1, 2, 15, 16, 17, 31, 32, 33, 64 };
     for (unsigned type = 0; type < ERN_N_TYPES; type++)
         for (size_t i = 0; i < ERN_COUNT(size); i++)
-            for (size_t n = 1; n <= TOKENS_MAX; n++)
+            for (size_t n = 1; n <= 19; n++)
                 check_matmul(type, size[(i + n) % ERN_COUNT(size)], size[i], n, TEST_RANDOM);
+}
+
+/* Sets that cut the columns or the tokens of a call in parts. */
+static void test_matmul_wide(void **state)
+{
+    (void)state;
+    static const uint32_t n_cols[] = { 480, 512, 513, 1024, 1025, COLS_MAX };
+    static const size_t n_tokens[] = { 1, 2, 4, 16, 17, 31, 32, TOKENS_MAX };
+    for (unsigned type = ERN_W8; type <= ERN_W4; type++)
+        for (size_t i = 0; i < ERN_COUNT(n_cols); i++)
+            for (size_t n = 0; n < ERN_COUNT(n_tokens); n++)
+                check_matmul(type, 33, n_cols[i], n_tokens[n], TEST_RANDOM);
 }
 
 static void test_matmul_extremes(void **state)
@@ -661,7 +673,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_find),           cmocka_unit_test(test_matmul_random),
-        cmocka_unit_test(test_matmul_edges),   cmocka_unit_test(test_matmul_extremes),
+        cmocka_unit_test(test_matmul_edges),   cmocka_unit_test(test_matmul_wide),
+        cmocka_unit_test(test_matmul_extremes),
         cmocka_unit_test(test_row),            cmocka_unit_test(test_quantize),
         cmocka_unit_test(test_rmsnorm),        cmocka_unit_test(test_sums),
         cmocka_unit_test(test_max_infinite),   cmocka_unit_test(test_swiglu),

@@ -168,7 +168,7 @@ static void portions_change_nothing_on(const test_world *w, ernie_kv_type kv_typ
 static void portions_change_nothing(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "base", "avx2", "avxvnni", "avx512", "neon", "i8mm" };
+    static const char *const sets[] = { "base", "avx2", "avxvnni", "avx512", "amx", "neon", "i8mm" };
     int n = 0;
     for (size_t i = 0; i < ERN_COUNT(sets); i++)
         for (size_t m = 0; m < ERN_COUNT(specs); m++) {
