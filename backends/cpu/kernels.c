@@ -223,8 +223,8 @@ KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16
 #define KERNELS_PLAIN_CASES KERNELS_UP_TO_6
 #define KERNELS_TOKENS 4
 #define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
-#define KERNELS_PAIR_TOKENS 4
-#define KERNELS_PAIR_CASES KERNELS_UP_TO_4
+#define KERNELS_PAIR_TOKENS 8
+#define KERNELS_PAIR_CASES KERNELS_UP_TO_8
 #include "kernels_lane_avx512.h"
 #include "kernels_lanes.h"
 #include "kernels_attn.h"

@@ -4,11 +4,18 @@
  * 4 activations broadcast from memory. It wants one side unsigned, so levels are raised by 64 (w4) or
  * 128 (w8) and the block's sum starts at minus that many times the sum of the activations.
  *
- * With several tokens the loads of broadcasts are the limit, so a pair of groups shares each of them.
- * One Zen 5 server core, w4 3072 x 2560, 128 tokens, G multiply-adds/s (the best of three runs, gcc
- * and clang): 2 groups x 4 tokens 317 and 321, 2 x 5 325 and 276, 2 x 6 322 and 297; 1 group x 8
- * tokens 256 to 305. More than 4 tokens gain nothing and make clang spill. Decoding by vpermb instead
- * of vpshufb gained 0 to 4 %, not worth a further set. */
+ * With several tokens a pair of groups shares each broadcast. Its tile of 2 groups x 8 tokens keeps the
+ * float sums in memory, once a block, and still wins over 2 x 4. One Zen 5 server core, 3072 x 2560, G
+ * multiply-adds/s at 8, 32 and 128 tokens, medians of 5 to 9 runs in turn:
+ *
+ *     w4 gcc    2 x 4   267 355 385   2 x 8   298 361 392
+ *     w4 clang          280 375 411           291 375 409
+ *     w8 gcc            197 321 385           252 345 404
+ *     w8 clang          201 332 401           263 347 401
+ *
+ * vpdpbusd alone could do 554, but the multiplication and the fused addition that follow each 8 of
+ * them share its two pipes, which leaves 443. Decoding by vpermb, which needs no mask, instead of
+ * vpshufb gained 0 to 3 % and nothing for one token from memory: not worth a further set. */
 
 static ERN_INLINE __m512i KN(broadcast4)(const int8_t *p)
 {
