@@ -330,7 +330,7 @@ static const kernels_set kernels_sets[] = {
 #endif
 };
 
-/* The last step: it may ask the system for what the set needs. */
+/* The system is asked last: for a set that the processor has, and when no set before it was wanted. */
 static bool kernels_usable(const kernels_set *set, unsigned features)
 {
     if ((set->needs & features) != set->needs) return false;
@@ -348,13 +348,12 @@ ERN_FN const ern_kernels *ern_kernels_at(size_t index)
 ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 {
     const bool best = !name || strcmp(name, "auto") == 0;
-    const unsigned features = ern_cpu_features();
-    for (size_t i = ERN_COUNT(kernels_sets); i-- > 0;) {
-        const kernels_set *set = &kernels_sets[i];
-        if ((best || strcmp(name, set->table->name) == 0) && kernels_usable(set, features))
-            return set->table;
+    const ern_kernels *last = NULL, *kernels;
+    for (size_t i = 0; (kernels = ern_kernels_at(i)) != NULL; i++) {
+        if (!best && strcmp(name, kernels->name) == 0) return kernels;
+        last = kernels;
     }
-    return NULL;
+    return best ? last : NULL;
 }
 
 #undef V16
