@@ -34,8 +34,8 @@
  *   - Functions that can fail return ernie_status (0 is ERNIE_OK, failures are negative) and write
  *     one sentence into the caller's ernie_error, which may be NULL. It is written on failure only.
  *     NULL where a pointer is needed gives ERNIE_INVALID and leaves everything as it was.
- *   - The library never prints, exits or aborts and keeps no process-wide state. The one
- *     thing it asks of the system for the whole process is AMX: ernie_model_options, cpu.
+ *   - The library never prints, exits or aborts and keeps no process-wide state (asked for
+ *     "amx" by name, it changes one thing in the process: ernie_model_options, cpu).
  *   - close/free functions accept NULL.
  *   - Text is UTF-8. Paths are passed to the system as they are (UTF-8 on Windows).
  *   - The same model file, tokens, parameters and seed give the same text in the same build on the
@@ -170,10 +170,9 @@ typedef struct ernie_model_options {
     ernie_cancel *cancel;   /* NULL: none; stops opening, also when it was set before */
     const char *cpu;        /* instruction set: NULL or "auto" for the best, else one by name, for
                                tests and comparisons: "base", "avx2", "avxvnni", "avx512", "amx",
-                               "neon", "i8mm". On Linux, where the processor has AMX, "auto" and
-                               "amx" ask for it: from then on sigaltstack refuses stacks smaller
-                               than AT_MINSIGSTKSZ (about 11 KiB) in this process. "avx512" and
-                               other names ask for nothing */
+                               "neon", "i8mm". "amx" is never chosen by itself: it asks Linux for
+                               AMX's registers, and from then on sigaltstack refuses stacks smaller
+                               than AT_MINSIGSTKSZ (about 11 KiB) in this process */
     const char *backend;    /* NULL or "auto", "cpu" */
 } ernie_model_options;
 

@@ -309,7 +309,8 @@ typedef struct kernels_set {
     unsigned needs; /* feature bits */
 } kernels_set;
 
-/* Worst first. */
+/* Worst first. amx stands before avx512 because it has not been seen to win (kernels_mm_amx.h), so that
+ * it is taken by its name only, and the system's permission is asked for only then. */
 static const kernels_set kernels_sets[] = {
     { &kernels_table_base, 0 },
 #ifdef KERNELS_X86
@@ -317,10 +318,10 @@ static const kernels_set kernels_sets[] = {
 #ifdef KERNELS_AVXVNNI
     { &kernels_table_avxvnni, ERN_CPU_AVX2 | ERN_CPU_AVXVNNI },
 #endif
-    { &kernels_table_avx512, ERN_CPU_AVX2 | ERN_CPU_AVX512 },
 #ifdef KERNELS_AMX
     { &kernels_table_amx, ERN_CPU_AVX2 | ERN_CPU_AVX512 | ERN_CPU_AMX },
 #endif
+    { &kernels_table_avx512, ERN_CPU_AVX2 | ERN_CPU_AVX512 },
 #endif
 #ifdef KERNELS_NEON
     { &kernels_table_neon, ERN_CPU_DOTPROD },
@@ -330,7 +331,7 @@ static const kernels_set kernels_sets[] = {
 #endif
 };
 
-/* The system is asked last: for a set that the processor has, and when no set before it was wanted. */
+/* The system is asked last, for a set that the processor has. */
 static bool kernels_usable(const kernels_set *set, unsigned features)
 {
     if ((set->needs & features) != set->needs) return false;
@@ -348,12 +349,13 @@ ERN_FN const ern_kernels *ern_kernels_at(size_t index)
 ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 {
     const bool best = !name || strcmp(name, "auto") == 0;
-    const ern_kernels *last = NULL, *kernels;
-    for (size_t i = 0; (kernels = ern_kernels_at(i)) != NULL; i++) {
-        if (!best && strcmp(name, kernels->name) == 0) return kernels;
-        last = kernels;
+    const unsigned features = ern_cpu_features();
+    for (size_t i = ERN_COUNT(kernels_sets); i-- > 0;) {
+        const kernels_set *set = &kernels_sets[i];
+        if ((best || strcmp(name, set->table->name) == 0) && kernels_usable(set, features))
+            return set->table;
     }
-    return best ? last : NULL;
+    return NULL;
 }
 
 #undef V16

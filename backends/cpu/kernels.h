@@ -81,7 +81,7 @@ typedef struct ern_kernels {
 
 /* The table for `name` (NULL or "auto": the best that this processor and build have), or NULL when
  * the set is unknown or absent, or needs a permission that the system refuses; the system is asked
- * only when no worse set was wanted (AMX, feat.h). ern_kernels_at lists the available sets, worst
+ * only for amx, which auto never is (feat.h). ern_kernels_at lists the available sets, worst
  * first, NULL at the end. Any thread. */
 ERN_FN const ern_kernels *ern_kernels_find(const char *name);
 ERN_FN const ern_kernels *ern_kernels_at(size_t index);
