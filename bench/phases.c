@@ -46,7 +46,8 @@ static size_t number(const char *text, size_t min, size_t max)
 {
     char *end;
     const unsigned long long n = strtoull(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end || n < min || n > max) die(text, "not a number in range");
+    if (*text < '0' || *text > '9' || *end || n < min || n > max)
+        die(text, "not a number in range");
     return (size_t)n;
 }
 
@@ -68,7 +69,8 @@ static void feed(const bench *b, size_t first, size_t n)
 static void step_pass(const bench *b, const step *s, size_t first)
 {
     ernie_error error;
-    if (ernie_session_rewind(b->session, first, &error) != ERNIE_OK) die("rewinding", error.message);
+    if (ernie_session_rewind(b->session, first, &error) != ERNIE_OK)
+        die("rewinding", error.message);
     if (!s->decodes) feed(b, 0, s->n);
     for (size_t i = 0; s->decodes && i < DECODED; i++) feed(b, first + i, 1);
 }
@@ -110,7 +112,8 @@ static void table(const step *steps, size_t n_steps)
     printf("%-24s", "% of the time");
     for (size_t i = 0; i < n_steps; i++) {
         char title[32];
-        snprintf(title, sizeof title, "%s %zu", steps[i].decodes ? "decode at" : "prefill", steps[i].n);
+        snprintf(title, sizeof title, "%s %zu", steps[i].decodes ? "decode at" : "prefill",
+                 steps[i].n);
         printf("  %15s", title);
     }
     printf("\n%-24s", "");
@@ -157,7 +160,9 @@ static void bench_open(bench *b, const ernie_model *model, size_t n_threads, siz
 
 int main(int argc, char **argv)
 {
-    step steps[STEPS_MAX] = { { .n = 512 }, { true, 0, 0, { 0 }, { 0 } }, { true, 4096, 0, { 0 }, { 0 } } };
+    step steps[STEPS_MAX] = { { .n = 512 },
+                              { true, 0, 0, { 0 }, { 0 } },
+                              { true, 4096, 0, { 0 }, { 0 } } };
     size_t n_steps = 3, n_tokens = 1;
     bench b = { 0 };
     ernie_model *model;

@@ -58,17 +58,17 @@ typedef struct cpu_segment {
 } cpu_segment;
 
 /* What a phase does, and how a profile calls it. */
-#define CPU_PHASE_MAP(X)                     \
-    X(EMBED, "embedding and angles")         \
-    X(NORM, "norms and rounding")            \
-    X(QKV, "queries, keys, values")          \
-    X(APPEND, "rotation and append")         \
-    X(ATTENTION, "attention")                \
-    X(OUT, "attention output")               \
-    X(ROUTER, "router")                      \
-    X(GATHER, "gathering by expert")         \
-    X(GATE_UP, "gate and up")                \
-    X(DOWN, "down")                          \
+#define CPU_PHASE_MAP(X)             \
+    X(EMBED, "embedding and angles") \
+    X(NORM, "norms and rounding")    \
+    X(QKV, "queries, keys, values")  \
+    X(APPEND, "rotation and append") \
+    X(ATTENTION, "attention")        \
+    X(OUT, "attention output")       \
+    X(ROUTER, "router")              \
+    X(GATHER, "gathering by expert") \
+    X(GATE_UP, "gate and up")        \
+    X(DOWN, "down")                  \
     X(HEAD, "head")
 
 #define CPU_PHASE_ENUM(id, text) CPU_PHASE_##id,
