@@ -1,8 +1,8 @@
 /* bench/phases.c - where does a step's time go?
  *
  * Runs steps of a model on the CPU backend with a profile of its phases: for each phase the share of
- * all workers' time that it computes, and that workers wait at its end for the slower ones. "outside"
- * is what passes between steps and while the team wakes.
+ * all workers' time that it computes, and that workers wait at its end for the slower ones. What is
+ * missing to 100 % passes between the steps and while the team wakes.
  *
  *   phases MODEL [THREADS [STEP...]]     p512 d0 d4096 without steps; 0 threads: one per core
  *
