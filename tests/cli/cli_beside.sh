@@ -43,7 +43,7 @@ says out '^\| \| ernie \| Other \| ratio \|'
 says out '^\| load, s \| 0.5 \| 2 \| 4.00 \| 4.00 - 4.00 \|'
 says out '^\| prefill of 16, tokens/s \| 40 \| 20 \| 2.00 \| 0.50 - 4.00 \|'
 says out '^\| decode after 16, tokens/s \| 4 \| 2 \| 2.00 \| 0.50 - 4.00 \|'
-says out 'beside Other; medians of 3 pairs'
+says out 'beside Other; medians of 3 pairs; '
 
 # The program beside llama-bench's JSON: no load time, decoding at a depth.
 cat >bench.json <<'END'

@@ -249,7 +249,7 @@ static void commands_have_their_own_options(void **state)
     (void)state;
     program_options options;
     usage_error error;
-    char bench[] = "bench|m.ernie|-p|1|-p|64, 512|-c|0|-n|8";
+    char bench[] = "bench|m.ernie|-p|64|-p|512|-c|0|-n|8";
     assert_true(parse(&options, &bench_shape, bench, &error));
     assert_int_equal(options.prompts.n, 2);
     assert_int_equal(options.prompts.ids[0], 64);

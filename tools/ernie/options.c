@@ -16,7 +16,7 @@ typedef enum option_kind {
     OPTION_TEXT,       /* const char * */
     OPTION_CHOICE,     /* const char *, one of `choices` */
     OPTION_COUNT,      /* uint32_t, min .. max */
-    OPTION_COUNTS,     /* id_list of numbers min .. max */
+    OPTION_COUNTS,     /* id_list of numbers min .. max, repeatable */
     OPTION_SEED,       /* uint64_t, min .. max */
     OPTION_REAL,       /* float, min .. max */
     OPTION_REAL_ABOVE, /* float, above min, at most max */
@@ -242,14 +242,12 @@ static bool options_set_ids(const option_row *row, void *field, const char *text
                         row->name, (int)(n_bad < 60 ? n_bad : 60), bad);
 }
 
-/* Given again, the option replaces what it said before. */
 static bool options_set_counts(const option_row *row, void *field, const char *text,
                                usage_error *error)
 {
     id_list *list = field;
     const char *bad = text;
     size_t n_bad = strlen(text);
-    list->n = 0;
     bool good = number_ids(text, list, &bad, &n_bad);
     for (size_t i = 0; i < list->n; i++) good = good && list->ids[i] >= row->min;
     if (good) return true;
@@ -299,7 +297,8 @@ static bool options_set_size(const option_row *row, void *field, const char *tex
 /* A second value would silently replace the first, unless the option is a list. */
 static bool options_adds(option_kind kind)
 {
-    return kind == OPTION_FLAG || kind == OPTION_IDS || kind == OPTION_TEXTS || kind == OPTION_BIAS;
+    return kind == OPTION_FLAG || kind == OPTION_IDS || kind == OPTION_COUNTS
+           || kind == OPTION_TEXTS || kind == OPTION_BIAS;
 }
 
 static bool options_set(program_options *options, const option_row *row, const char *text,
