@@ -1,8 +1,25 @@
 /* The CPU backend: opening, recording, running, and the vtable. The maths is in kernels, the phases of
  * attention and feed-forward layers in cpu_attention.c, cpu_ffn.c and cpu_moe.c. */
+#include "../../src/os.h"
 #include "cpu.h"
 
 /* ---- Phases shared by the operations ------------------------------------------------------- */
+
+ERN_FN void cpu_phase_end(const cpu_run *run, cpu_phase phase)
+{
+    cpu_profile *profile = run->state->profile;
+    if (!profile) {
+        ern_pool_barrier(run->worker);
+        return;
+    }
+    profile += run->worker->index;
+    const double done = ern_seconds();
+    ern_pool_barrier(run->worker);
+    const double passed = ern_seconds();
+    profile->work[phase] += done - profile->since;
+    profile->wait[phase] += passed - done;
+    profile->since = passed;
+}
 
 ERN_FN ern_act cpu_act(const cpu_rows *rows, size_t first, size_t n)
 {
@@ -89,7 +106,7 @@ static void cpu_run_embed(const cpu_run *run)
         s->k->row[w->type](w, (uint32_t)s->batch.tokens[t], s->x + t * s->x_stride);
         cpu_angles(s, t);
     }
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_EMBED);
 }
 
 static void cpu_run_head(const cpu_run *run)
@@ -98,10 +115,10 @@ static void cpu_run_head(const cpu_run *run)
     if (s->batch.n_logits == 0) return;
     const size_t first = s->batch.n_tokens - s->batch.n_logits;
     cpu_norm(run, run->op->norm, first);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_NORM);
     const ern_act a = cpu_act(&s->normed, first, s->batch.n_logits);
     cpu_product(run, 0, run->op->matrix, &a, s->batch.logits, s->hp->vocab_size, false);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_HEAD);
 }
 
 /* ---- Recording and running ----------------------------------------------------------------- */
@@ -167,6 +184,7 @@ static void cpu_work(ern_worker *worker, void *arg)
         [CPU_MOE] = cpu_run_moe,     [CPU_HEAD] = cpu_run_head,
     };
     ern_backend_state *s = arg;
+    if (s->profile) s->profile[worker->index].since = ern_seconds();
     for (size_t i = 0; i < s->n_ops; i++) {
         const cpu_run run = { s, worker, &s->ops[i], &s->scratch[worker->index] };
         run_op[run.op->kind](&run);

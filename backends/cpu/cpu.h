@@ -57,6 +57,30 @@ typedef struct cpu_segment {
     size_t tile_begin;      /* of its gate_up tiles in the flat list */
 } cpu_segment;
 
+/* What a phase does, and how a profile calls it. */
+#define CPU_PHASE_MAP(X)             \
+    X(EMBED, "embedding and angles") \
+    X(NORM, "norms and rounding")    \
+    X(QKV, "queries, keys, values")  \
+    X(APPEND, "rotation and append") \
+    X(ATTENTION, "attention")        \
+    X(OUT, "attention output")       \
+    X(ROUTER, "router")              \
+    X(GATHER, "gathering by expert") \
+    X(GATE_UP, "gate and up")        \
+    X(DOWN, "down")                  \
+    X(HEAD, "head")
+
+#define CPU_PHASE_ENUM(id, text) CPU_PHASE_##id,
+typedef enum cpu_phase { CPU_PHASE_MAP(CPU_PHASE_ENUM) CPU_PHASES } cpu_phase;
+#undef CPU_PHASE_ENUM
+
+/* Seconds of one worker, by phase: computing, and waiting for the others at its end. */
+typedef struct cpu_profile {
+    double work[CPU_PHASES], wait[CPU_PHASES];
+    double since; /* when the phase under way began */
+} cpu_profile;
+
 /* Scratch that one worker owns. */
 typedef struct cpu_scratch {
     float *tile;   /* [CPU_TILE_ROWS][16 * CPU_TILE_GROUPS] */
@@ -114,6 +138,7 @@ struct ern_backend_state {
     unsigned char *keys, *values; /* [n_layers][n_kv_heads][n_ctx][head_dim] */
     size_t kv_item;               /* bytes of a number: 2 or 4 */
     cpu_scratch *scratch;         /* [n_threads] */
+    cpu_profile *profile;         /* [n_threads], whoever measures sets it; NULL: nobody does */
 };
 
 /* What every operation gets: the state, its worker, its operation. */
@@ -158,7 +183,10 @@ ERN_FN void cpu_quantize_row(const ern_backend_state *state, cpu_rows *rows, siz
 ERN_FN void cpu_rows_take(ern_arena *arena, cpu_rows *rows, size_t n, size_t width, bool want_x,
                           bool want_q);
 
-/* Phases shared by the operations (cpu_ops.c). */
+/* Phases shared by the operations (cpu.c). */
+
+/* The barrier at the end of a phase. */
+ERN_FN void cpu_phase_end(const cpu_run *run, cpu_phase phase);
 ERN_FN void cpu_norm(const cpu_run *run, const float *norm, size_t first);
 ERN_FN void cpu_product(const cpu_run *run, unsigned phase, const ern_matrix *w, const ern_act *a,
                         float *y, size_t y_stride, bool add);

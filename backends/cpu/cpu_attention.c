@@ -183,27 +183,27 @@ ERN_FN void cpu_run_attention(const cpu_run *run)
     const size_t n = s->batch.n_tokens;
     size_t begin, end;
     cpu_norm(run, layer->attn_norm, 0);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_NORM);
     const ern_act in = cpu_act(&s->normed, 0, n);
     cpu_product(run, 0, &layer->qkv, &in, s->qkv, s->qkv_stride, false);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_QKV);
     cpu_share(run, n, &begin, &end);
     for (size_t t = begin; t < end; t++) attn_append(run, t);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_APPEND);
     if (n == 1) {
         attn_decode_blocks(run);
-        ern_pool_barrier(run->worker);
+        cpu_phase_end(run, CPU_PHASE_ATTENTION);
         attn_decode_merge(run);
     } else {
         attn_prefill(run);
     }
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_ATTENTION);
     if (cpu_quantized(&layer->attn_out)) {
         cpu_share(run, n, &begin, &end);
         for (size_t t = begin; t < end; t++) cpu_quantize_row(s, &s->attn, t);
-        ern_pool_barrier(run->worker);
+        cpu_phase_end(run, CPU_PHASE_NORM);
     }
     const ern_act mid = cpu_act(&s->attn, 0, n);
     cpu_product(run, 2, &layer->attn_out, &mid, s->x, s->x_stride, true);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_OUT);
 }

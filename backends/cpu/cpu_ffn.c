@@ -110,9 +110,9 @@ ERN_FN void cpu_run_ffn(const cpu_run *run)
         s->n_segments = 1;
         cpu_segments_begin(s);
     }
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_NORM);
     cpu_segments_gate_up(run, 0);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_GATE_UP);
     cpu_segments_down(run, 1);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_DOWN);
 }

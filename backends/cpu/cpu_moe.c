@@ -105,7 +105,7 @@ static void moe_route(const cpu_run *run)
     size_t begin, end;
     cpu_share(run, s->batch.n_tokens, &begin, &end);
     for (size_t t = begin; t < end; t++) moe_choose(s, run->op->layer, t);
-    if (s->batch.n_tokens > 1) ern_pool_barrier(run->worker);
+    if (s->batch.n_tokens > 1) cpu_phase_end(run, CPU_PHASE_ROUTER);
     if (run->worker->index == 0) {
         moe_sort(s);
         moe_plan(s, run->op->layer);
@@ -113,7 +113,7 @@ static void moe_route(const cpu_run *run)
             s->options.route(run->op->i_layer, s->batch.n_tokens, s->hp->moe_k, s->chosen,
                              s->chosen_weight, s->options.route_user);
     }
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_ROUTER);
 }
 
 ERN_FN void cpu_run_moe(const cpu_run *run)
@@ -122,19 +122,19 @@ ERN_FN void cpu_run_moe(const cpu_run *run)
     const ern_layer *layer = run->op->layer;
     const size_t n = s->batch.n_tokens;
     cpu_norm(run, layer->ffn_norm, 0);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_NORM);
     const ern_act in = cpu_act(&s->normed, 0, n);
     cpu_product(run, 0, &layer->router, &in, s->router, s->router_stride, false);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_ROUTER);
     moe_route(run);
     if (n > 1) {
         size_t begin, end;
         cpu_share(run, n * s->hp->moe_k, &begin, &end);
         for (size_t i = begin; i < end; i++) moe_gather_row(s, i, (size_t)s->entry_token[i]);
-        ern_pool_barrier(run->worker);
+        cpu_phase_end(run, CPU_PHASE_GATHER);
     }
     cpu_segments_gate_up(run, 1);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_GATE_UP);
     cpu_segments_down(run, 2);
-    ern_pool_barrier(run->worker);
+    cpu_phase_end(run, CPU_PHASE_DOWN);
 }

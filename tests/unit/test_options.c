@@ -249,9 +249,13 @@ static void commands_have_their_own_options(void **state)
     (void)state;
     program_options options;
     usage_error error;
-    char bench[] = "bench|m.ernie|-p|64|-n|8";
+    char bench[] = "bench|m.ernie|-p|64|-p|512|-c|0|-n|8";
     assert_true(parse(&options, &bench_shape, bench, &error));
-    assert_int_equal(options.n_prompt, 64);
+    assert_int_equal(options.prompts.n, 2);
+    assert_int_equal(options.prompts.ids[0], 64);
+    assert_int_equal(options.prompts.ids[1], 512);
+    assert_int_equal(options.contexts.n, 1);
+    assert_int_equal(options.contexts.ids[0], 0);
     assert_int_equal(options.n_tokens, 8);
     assert_null(options.prompt);
     options_free(&options);

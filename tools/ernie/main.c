@@ -91,17 +91,22 @@ const cli_command cli_commands[] = {
       "probability given to each." },
     { { "bench", COMMAND_BENCH, main_model },
       cmd_bench,
-      "MODEL [-p N] [-n N] [--repeat N] [--json]",
+      "MODEL [-p LIST] [-c LIST] [-n N] [--repeat N] [--json]",
       "measure speed beside the machine's own limit",
-      "Feeds random tokens: a prompt at once, then single tokens as in decoding, after a warm-up.\n"
-      "Also reads a block of memory, larger than the caches, as fast as the same number of\n"
-      "threads can, and says which part of that bandwidth decoding uses: the nearer to 1, the\n"
-      "less there is to gain. Weights that stay in the processor's caches are not bound by\n"
-      "memory: with a small model the part means little and can exceed 1.\n\n"
-      "The JSON object of --json holds load_s, prefill_tps and decode_tps (medians, tokens per\n"
-      "second), bytes_per_token (weights read for a token), read_gbps (the bandwidth measured),\n"
-      "decode_read_fraction (bytes_per_token times decode_tps over that bandwidth), threads,\n"
-      "prompt_tokens, decode_tokens, repeat, cpu, types, model_bytes and session_bytes." },
+      "Feeds random tokens: prompts at once, then single tokens as in decoding, after a warm-up.\n"
+      "A long context is filled once and takes as long as its prompt. Also reads a block of\n"
+      "memory, larger than the caches, as fast as the same number of threads can, and says which\n"
+      "part of that bandwidth decoding uses: the nearer to 1, the less there is to gain. Weights\n"
+      "that stay in the processor's caches are not bound by memory: with a small model the part\n"
+      "means little and can exceed 1.\n\n"
+      "The JSON object of --json holds load_s; prefill, a list of tokens and tps (the median\n"
+      "number of tokens per second); decode, a list of context, tps, bytes_per_token (weights,\n"
+      "keys and values read for a token, its context halfway through) and read_fraction\n"
+      "(bytes_per_token times tps over the bandwidth measured); read_gbps, that bandwidth;\n"
+      "weight_bytes_per_token and kv_bytes_per_token (of one token in the context); the first\n"
+      "items of both lists again as prefill_tps, prompt_tokens, decode_tps, bytes_per_token and\n"
+      "decode_read_fraction; decode_tokens, repeat, threads, version, cpu, types, model_bytes and\n"
+      "session_bytes." },
     { { "synth", COMMAND_SYNTH, main_out },
       cmd_synth,
       "OUT --shape 21b|300b|0.3b|demo [--layers N] [--type T]",

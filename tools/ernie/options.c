@@ -16,6 +16,7 @@ typedef enum option_kind {
     OPTION_TEXT,       /* const char * */
     OPTION_CHOICE,     /* const char *, one of `choices` */
     OPTION_COUNT,      /* uint32_t, min .. max */
+    OPTION_COUNTS,     /* id_list of numbers min .. max, repeatable */
     OPTION_SEED,       /* uint64_t, min .. max */
     OPTION_REAL,       /* float, min .. max */
     OPTION_REAL_ABOVE, /* float, above min, at most max */
@@ -61,10 +62,12 @@ static const option_row option_rows[] = {
       "token ids, comma separated" },
     { "tokens", 'n', "N", OPTION_COUNT, ANSWERS, AT(n_tokens), 1, COUNT_MAX, NULL,
       "make at most N tokens [until the answer ends or the context is full]" },
-    { "prompt-tokens", 'p', "N", OPTION_COUNT, COMMAND_BENCH, AT(n_prompt), 1, COUNT_MAX, NULL,
-      "length of the prompt [512]" },
+    { "prompt-tokens", 'p', "LIST", OPTION_COUNTS, COMMAND_BENCH, AT(prompts), 1, COUNT_MAX, NULL,
+      "lengths of the prompts, such as 64,512,2048 [512]" },
+    { "contexts", 'c', "LIST", OPTION_COUNTS, COMMAND_BENCH, AT(contexts), 0, COUNT_MAX, NULL,
+      "decode after so many tokens, such as 0,4096,32768 [as many as the first prompt has]" },
     { "tokens", 'n', "N", OPTION_COUNT, COMMAND_BENCH, AT(n_tokens), 1, COUNT_MAX, NULL,
-      "tokens to decode [128]" },
+      "tokens to decode at each context [128]" },
     { "repeat", 0, "N", OPTION_COUNT, COMMAND_BENCH, AT(n_repeat), 1, 1000, NULL,
       "measure N times and report the medians [3]" },
     { "system", 0, "TEXT", OPTION_TEXT, ANSWERS, AT(system_message), 0, 0, NULL,
@@ -240,6 +243,22 @@ static bool options_set_ids(const option_row *row, void *field, const char *text
                         row->name, (int)(n_bad < 60 ? n_bad : 60), bad);
 }
 
+static bool options_set_counts(const option_row *row, void *field, const char *text,
+                               usage_error *error)
+{
+    id_list *list = field;
+    const char *bad = text;
+    size_t n_bad = strlen(text);
+    bool good = number_ids(text, list, &bad, &n_bad);
+    for (size_t i = 0; i < list->n; i++) good = good && list->ids[i] >= row->min;
+    if (good) return true;
+    return options_fail(
+        error,
+        "option --%s: \"%.*s\" is not a number of tokens from %.0f to %.0f, expected "
+        "a list such as 64,512",
+        row->name, (int)(n_bad < 60 ? n_bad : 60), bad, row->min, row->max);
+}
+
 static bool options_add_text(const option_row *row, void *field, const char *text,
                              usage_error *error)
 {
@@ -279,7 +298,8 @@ static bool options_set_size(const option_row *row, void *field, const char *tex
 /* A second value would silently replace the first, unless the option is a list. */
 static bool options_adds(option_kind kind)
 {
-    return kind == OPTION_FLAG || kind == OPTION_IDS || kind == OPTION_TEXTS || kind == OPTION_BIAS;
+    return kind == OPTION_FLAG || kind == OPTION_IDS || kind == OPTION_COUNTS
+           || kind == OPTION_TEXTS || kind == OPTION_BIAS;
 }
 
 static bool options_set(program_options *options, const option_row *row, const char *text,
@@ -294,6 +314,7 @@ static bool options_set(program_options *options, const option_row *row, const c
     case OPTION_FLAG: *(bool *)field = true; return true;
     case OPTION_TEXT: *(const char **)field = text; return true;
     case OPTION_CHOICE: return options_set_choice(row, field, text, error);
+    case OPTION_COUNTS: return options_set_counts(row, field, text, error);
     case OPTION_COUNT:
     case OPTION_SEED: return options_set_count(row, field, text, error);
     case OPTION_REAL:
@@ -433,6 +454,8 @@ void options_free(program_options *options)
 {
     id_list_free(&options->ids);
     id_list_free(&options->stop_ids);
+    id_list_free(&options->prompts);
+    id_list_free(&options->contexts);
     free(options->bias.items);
     options->bias = (bias_list){ 0 };
 }

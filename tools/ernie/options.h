@@ -49,10 +49,11 @@ typedef struct program_options {
     const char *prompt, *system_message, *search_context, *load_session, *save_session;
     const char *backend, *cpu, *kv;
     const char *type, *chat, *name, *shape;
-    uint32_t n_tokens, n_prompt, n_layers, n_ctx, n_threads, n_limit, n_repeat, n_logprobs, top_k;
+    uint32_t n_tokens, n_layers, n_ctx, n_threads, n_limit, n_repeat, n_logprobs, top_k;
     float temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;
     uint64_t seed, memory;
     id_list ids, stop_ids;
+    id_list prompts, contexts; /* counts of tokens */
     text_list stop;
     bias_list bias;
 } program_options;
