@@ -76,8 +76,8 @@ static ERN_INLINE void KN(scores_tile)(ern_kv kv, size_t nq, const float *q, siz
         break;
 
 static ERN_INLINE void KN(scores)(ern_kv kv, const float *q, size_t n_q, size_t q_stride,
-                                  const unsigned char *k, size_t n_pos, size_t stride, size_t head_dim,
-                                  float scale, float *s, size_t s_stride)
+                                  const unsigned char *k, size_t n_pos, size_t stride,
+                                  size_t head_dim, float scale, float *s, size_t s_stride)
 {
     for (size_t n; n_q; n_q -= n, q += n * q_stride, s += n * s_stride) {
         n = kernels_share(n_q, KERNELS_ATTN_Q);
@@ -90,7 +90,9 @@ static ERN_INLINE void KN(scores)(ern_kv kv, const float *q, size_t n_q, size_t 
 
 #undef KERNELS_CASE
 
-/* nd vectors of 16 dimensions from number d of each value and output; with nd 1, n of the 16. */
+/* nd vectors of 16 dimensions from number d of each value and output; with nd 1, n of the 16. The first
+ * of the passes over a block asks for whole rows ahead: decode at 16384 tokens on two Zen 5 cores, f16
+ * 25 tokens/s without, 31 with (medians of 5 in turn), q8 32 in both. */
 static ERN_INLINE void KN(values_tile)(ern_kv kv, size_t nq, size_t nd, size_t n, const float *s,
                                        size_t s_stride, const unsigned char *v, size_t n_pos,
                                        size_t stride, size_t head_dim, size_t d, float *o,
@@ -101,8 +103,10 @@ static ERN_INLINE void KN(values_tile)(ern_kv kv, size_t nq, size_t nd, size_t n
         const float *p = o + i / nd * o_stride + d + i % nd * 16;
         acc[i] = n == 16 ? KN(load)(p) : KN(load_n)(p, n);
     }
+    const size_t ahead = d == 0 ? ern_kv_row_bytes(kv, head_dim) : 0;
     for (size_t p = 0; p < n_pos; p++) {
         V16 x[KERNELS_ATTN_D];
+        for (size_t b = 0; b < ahead; b += 64) KERNELS_PREFETCH(v + p * stride + KERNELS_AHEAD + b);
         KERNELS_UNROLL for (size_t j = 0; j < nd; j++)
             x[j] = KN(kv_load)(kv, v + p * stride, head_dim, d + j * 16, n);
         KERNELS_UNROLL for (size_t i = 0; i < nq; i++) {
@@ -119,8 +123,8 @@ static ERN_INLINE void KN(values_tile)(ern_kv kv, size_t nq, size_t nd, size_t n
 }
 
 static ERN_INLINE void KN(values_rows)(ern_kv kv, size_t nq, const float *s, size_t s_stride,
-                                       const unsigned char *v, size_t n_pos, size_t stride, size_t head_dim,
-                                       float *o, size_t o_stride)
+                                       const unsigned char *v, size_t n_pos, size_t stride,
+                                       size_t head_dim, float *o, size_t o_stride)
 {
     size_t d = 0;
     for (; d + 16 * KERNELS_ATTN_D <= head_dim; d += 16 * KERNELS_ATTN_D)
@@ -139,8 +143,8 @@ static ERN_INLINE void KN(values_rows)(ern_kv kv, size_t nq, const float *s, siz
         break;
 
 static ERN_INLINE void KN(values)(ern_kv kv, const float *s, size_t n_q, size_t s_stride,
-                                  const unsigned char *v, size_t n_pos, size_t stride, size_t head_dim,
-                                  float *o, size_t o_stride)
+                                  const unsigned char *v, size_t n_pos, size_t stride,
+                                  size_t head_dim, float *o, size_t o_stride)
 {
     for (size_t n; n_q; n_q -= n, s += n * s_stride, o += n * o_stride) {
         n = kernels_share(n_q, KERNELS_ATTN_Q);
