@@ -1,8 +1,8 @@
 /* Attention's two products over cached keys and values, written once in lane operations.
  *
  * Both walk tiles: a key or value that is loaded (and made floats) serves up to
- * KERNELS_ATTN_Q queries. In scores, KERNELS_ATTN_P keys are taken together, one 16-lane sum for
- * each (query, key) over the head's dimensions. In values, KERNELS_ATTN_D vectors of 16 dimensions
+ * KERNELS_ATTN_Q queries. In scores, KERNELS_ATTN_P(nq) keys are taken together, one 16-lane sum for
+ * each (query, key) over the head's dimensions. In values, KERNELS_ATTN_D(nq) vectors of 16 dimensions
  * of each query's output stay in registers while the positions pass in rising order. A result
  * depends only on its own query: never on the tile it fell into. */
 
@@ -25,54 +25,54 @@ static ERN_INLINE V16 KN(kv_load)(ern_kv kv, const unsigned char *row, size_t he
     return KN(mul)(n == 16 ? KN(load_i8)(p) : KN(load_i8_n)(p, n), KN(set1)(scale));
 }
 
-/* Add the products of dimensions d .. d + n - 1 (n <= 16) with the keys k [KERNELS_ATTN_P] to
- * acc [nq][KERNELS_ATTN_P]. */
-static ERN_INLINE void KN(scores_step)(ern_kv kv, size_t nq, const float *q, size_t q_stride,
+/* Add the products of dimensions d .. d + n - 1 (n <= 16) with the keys k [np] to acc [nq][np]. */
+static ERN_INLINE void KN(scores_step)(ern_kv kv, size_t nq, size_t np, const float *q, size_t q_stride,
                                        const unsigned char *const *k, size_t head_dim, size_t d,
                                        size_t n, V16 *acc)
 {
-    V16 key[KERNELS_ATTN_P];
-    KERNELS_UNROLL for (size_t j = 0; j < KERNELS_ATTN_P; j++)
+    V16 key[KERNELS_ATTN_P(1)];
+    KERNELS_UNROLL for (size_t j = 0; j < np; j++)
         key[j] = KN(kv_load)(kv, k[j], head_dim, d, n);
     KERNELS_UNROLL for (size_t i = 0; i < nq; i++) {
         const float *p = q + i * q_stride + d;
         const V16 x = n == 16 ? KN(load)(p) : KN(load_n)(p, n);
-        KERNELS_UNROLL for (size_t j = 0; j < KERNELS_ATTN_P; j++)
-            acc[i * KERNELS_ATTN_P + j] = KN(fma)(x, key[j], acc[i * KERNELS_ATTN_P + j]);
+        KERNELS_UNROLL for (size_t j = 0; j < np; j++)
+            acc[i * np + j] = KN(fma)(x, key[j], acc[i * np + j]);
     }
 }
 
-/* The keys from p0 on, at most KERNELS_ATTN_P and at most n_pos, against nq queries. Places behind
+/* The keys from p0 on, at most np and at most n_pos, against nq queries. Places behind
  * the last key repeat it and are not stored. */
-static ERN_INLINE void KN(scores_tile)(ern_kv kv, size_t nq, const float *q, size_t q_stride,
-                                       const unsigned char *k, size_t p0, size_t n_pos,
-                                       size_t stride, size_t head_dim, float scale, float *s,
-                                       size_t s_stride)
+static ERN_INLINE void KN(scores_tile)(ern_kv kv, size_t nq, size_t np, const float *q,
+                                       size_t q_stride, const unsigned char *k, size_t p0,
+                                       size_t n_pos, size_t stride, size_t head_dim, float scale,
+                                       float *s, size_t s_stride)
 {
-    V16 acc[KERNELS_ATTN_Q * KERNELS_ATTN_P + 3];
-    const unsigned char *key[KERNELS_ATTN_P];
-    const size_t count = nq * KERNELS_ATTN_P;
-    KERNELS_UNROLL for (size_t j = 0; j < KERNELS_ATTN_P; j++)
+    V16 acc[KERNELS_ATTN_Q * KERNELS_ATTN_P(1) + 3];
+    const unsigned char *key[KERNELS_ATTN_P(1)];
+    const size_t count = nq * np;
+    KERNELS_UNROLL for (size_t j = 0; j < np; j++)
         key[j] = k + (p0 + j < n_pos ? p0 + j : n_pos - 1) * stride;
     KERNELS_UNROLL for (size_t i = 0; i < count; i++) acc[i] = KN(set1)(0.0f);
     size_t d = 0;
     for (; d + 16 <= head_dim; d += 16)
-        KN(scores_step)(kv, nq, q, q_stride, key, head_dim, d, 16, acc);
-    if (d < head_dim) KN(scores_step)(kv, nq, q, q_stride, key, head_dim, d, head_dim - d, acc);
+        KN(scores_step)(kv, nq, np, q, q_stride, key, head_dim, d, 16, acc);
+    if (d < head_dim)
+        KN(scores_step)(kv, nq, np, q, q_stride, key, head_dim, d, head_dim - d, acc);
 
-    float sum[KERNELS_ATTN_Q * KERNELS_ATTN_P + 3];
+    float sum[KERNELS_ATTN_Q * KERNELS_ATTN_P(1) + 3];
     KERNELS_UNROLL for (size_t i = count; i < (count + 3) / 4 * 4; i++) acc[i] = KN(set1)(0.0f);
     KERNELS_UNROLL for (size_t i = 0; i < count; i += 4) KN(sum4)(acc + i, sum + i);
     for (size_t i = 0; i < nq; i++)
-        for (size_t j = 0; j < KERNELS_ATTN_P && p0 + j < n_pos; j++)
-            s[i * s_stride + p0 + j] = scale * sum[i * KERNELS_ATTN_P + j];
+        for (size_t j = 0; j < np && p0 + j < n_pos; j++)
+            s[i * s_stride + p0 + j] = scale * sum[i * np + j];
 }
 
 #define KERNELS_CASE(nq)                                                                      \
     case nq:                                                                                  \
-        for (size_t p = 0; p < n_pos; p += KERNELS_ATTN_P)                                    \
-            KN(scores_tile)(kv, nq, q, q_stride, k, p, n_pos, stride, head_dim, scale, s,     \
-                            s_stride);                                                        \
+        for (size_t p = 0; p < n_pos; p += KERNELS_ATTN_P(nq))                                \
+            KN(scores_tile)(kv, nq, KERNELS_ATTN_P(nq), q, q_stride, k, p, n_pos, stride,     \
+                            head_dim, scale, s, s_stride);                                    \
         break;
 
 static ERN_INLINE void KN(scores)(ern_kv kv, const float *q, size_t n_q, size_t q_stride,
@@ -98,14 +98,14 @@ static ERN_INLINE void KN(values_tile)(ern_kv kv, size_t nq, size_t nd, size_t n
                                        size_t stride, size_t head_dim, size_t d, float *o,
                                        size_t o_stride)
 {
-    V16 acc[KERNELS_ATTN_Q * KERNELS_ATTN_D];
+    V16 acc[KERNELS_ATTN_Q * KERNELS_ATTN_D(1)];
     KERNELS_UNROLL for (size_t i = 0; i < nq * nd; i++) {
         const float *p = o + i / nd * o_stride + d + i % nd * 16;
         acc[i] = n == 16 ? KN(load)(p) : KN(load_n)(p, n);
     }
     const size_t ahead = d == 0 ? ern_kv_row_bytes(kv, head_dim) : 0;
     for (size_t p = 0; p < n_pos; p++) {
-        V16 x[KERNELS_ATTN_D];
+        V16 x[KERNELS_ATTN_D(1)];
         for (size_t b = 0; b < ahead; b += 64) KERNELS_PREFETCH(v + p * stride + KERNELS_AHEAD + b);
         KERNELS_UNROLL for (size_t j = 0; j < nd; j++)
             x[j] = KN(kv_load)(kv, v + p * stride, head_dim, d + j * 16, n);
@@ -122,14 +122,13 @@ static ERN_INLINE void KN(values_tile)(ern_kv kv, size_t nq, size_t nd, size_t n
     }
 }
 
-static ERN_INLINE void KN(values_rows)(ern_kv kv, size_t nq, const float *s, size_t s_stride,
-                                       const unsigned char *v, size_t n_pos, size_t stride,
-                                       size_t head_dim, float *o, size_t o_stride)
+static ERN_INLINE void KN(values_rows)(ern_kv kv, size_t nq, size_t nd, const float *s,
+                                       size_t s_stride, const unsigned char *v, size_t n_pos,
+                                       size_t stride, size_t head_dim, float *o, size_t o_stride)
 {
     size_t d = 0;
-    for (; d + 16 * KERNELS_ATTN_D <= head_dim; d += 16 * KERNELS_ATTN_D)
-        KN(values_tile)(kv, nq, KERNELS_ATTN_D, 16, s, s_stride, v, n_pos, stride, head_dim, d, o,
-                        o_stride);
+    for (; d + 16 * nd <= head_dim; d += 16 * nd)
+        KN(values_tile)(kv, nq, nd, 16, s, s_stride, v, n_pos, stride, head_dim, d, o, o_stride);
     for (; d + 16 <= head_dim; d += 16)
         KN(values_tile)(kv, nq, 1, 16, s, s_stride, v, n_pos, stride, head_dim, d, o, o_stride);
     if (d < head_dim)
@@ -139,7 +138,8 @@ static ERN_INLINE void KN(values_rows)(ern_kv kv, size_t nq, const float *s, siz
 
 #define KERNELS_CASE(nq)                                                                       \
     case nq:                                                                                   \
-        KN(values_rows)(kv, nq, s, s_stride, v, n_pos, stride, head_dim, o, o_stride);         \
+        KN(values_rows)(kv, nq, KERNELS_ATTN_D(nq), s, s_stride, v, n_pos, stride, head_dim, o, \
+                        o_stride);                                                             \
         break;
 
 static ERN_INLINE void KN(values)(ern_kv kv, const float *s, size_t n_q, size_t s_stride,
