@@ -6,6 +6,7 @@
 #ifndef ERN_BACKEND_H
 #define ERN_BACKEND_H
 
+#include "../src/kv.h"
 #include "../src/weights.h"
 
 /* Per model: device, kernels, weights where the device wants them. Immutable after open. */
@@ -21,7 +22,7 @@ typedef struct ern_backend_options {
 
 typedef struct ern_state_options {
     uint32_t n_ctx, n_batch, n_threads;
-    bool kv_f32;
+    ern_kv kv;
     const ernie_allocator *allocator;
     const atomic_int *cancel; /* non-zero stops submit within 50 ms */
     ernie_route_fn route;     /* NULL: none */
@@ -65,8 +66,8 @@ typedef struct ern_backend_ops {
     /* Run what was recorded. ERNIE_OK or ERNIE_CANCELLED. */
     ernie_status (*submit)(ern_backend_state *state, ernie_error *error);
 
-    /* Keys and values of one layer, positions 0 .. n - 1, as numbers of the cache's type:
-     * [2][n_kv_heads][n][head_dim], keys first. */
+    /* Keys and values of one layer, positions 0 .. n - 1, as rows of the cache's type (kv.h):
+     * [2][n_kv_heads][n] rows, keys first. */
     void (*kv_read)(const ern_backend_state *state, uint32_t i_layer, uint32_t n, void *out);
     void (*kv_write)(ern_backend_state *state, uint32_t i_layer, uint32_t n, const void *in);
 } ern_backend_ops;

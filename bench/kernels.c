@@ -33,6 +33,7 @@ typedef struct work {
     uint64_t span; /* bytes that are cycled through */
     size_t n_tokens, n_pos;
     uint64_t next;
+    ern_kv kv;
 } work;
 
 static volatile float bench_sink;
@@ -107,28 +108,17 @@ static void run_read(work *w)
     bench_sink = (float)(s[0] | s[1] | s[2] | s[3] | s[4] | s[5] | s[6] | s[7]);
 }
 
-static void run_scores_f16(work *w)
+/* A row of the cache every 512 bytes, as if other heads lay between. */
+static void run_scores(work *w)
 {
-    w->kernels->attn_scores[0](w->b->x, w->n_tokens, 128, w->b->weights, w->n_pos, 512, 128, 0.1f,
-                               w->b->y, 1024);
+    w->kernels->attn_scores[w->kv](w->b->x, w->n_tokens, 128, w->b->weights, w->n_pos, 512, 128, 0.1f,
+                                   w->b->y, 1024);
 }
 
-static void run_values_f16(work *w)
+static void run_values(work *w)
 {
-    w->kernels->attn_values[0](w->b->x, w->n_tokens, 1024, w->b->weights, w->n_pos, 512, 128,
-                               w->b->y, 128);
-}
-
-static void run_scores_f32(work *w)
-{
-    w->kernels->attn_scores[1](w->b->x, w->n_tokens, 128, w->b->weights, w->n_pos, 512, 128, 0.1f,
-                               w->b->y, 1024);
-}
-
-static void run_values_f32(work *w)
-{
-    w->kernels->attn_values[1](w->b->x, w->n_tokens, 1024, w->b->weights, w->n_pos, 512, 128,
-                               w->b->y, 128);
+    w->kernels->attn_values[w->kv](w->b->x, w->n_tokens, 1024, w->b->weights, w->n_pos, 512, 128,
+                                   w->b->y, 128);
 }
 
 static void run_exp(work *w) { bench_sink = w->kernels->exp_sum(w->b->y, 1024, 40.0f); }
@@ -164,8 +154,8 @@ static void line_matmul(const ern_kernels *k, const bench *b, unsigned type, uin
     static const size_t tokens[] = { 2, 4, 8, 32, 128 };
     const double n_bytes = (double)ern_matrix_bytes(type, n_rows, n_cols);
     const uint64_t small = ern_matrix_bytes(type, CACHE_ROWS, n_cols);
-    const work cached = { k, b, { NULL, type, CACHE_ROWS, n_cols }, small, 1, 0, 0 };
-    work w = { k, b, { NULL, type, n_rows, n_cols }, STREAM_BYTES, 1, 0, 0 };
+    const work cached = { k, b, { NULL, type, CACHE_ROWS, n_cols }, small, 1, 0, 0, ERN_KV_F16 };
+    work w = { k, b, { NULL, type, n_rows, n_cols }, STREAM_BYTES, 1, 0, 0, ERN_KV_F16 };
     printf("%-8s %-5s %4u x %4u  %6.1f  %6.1f ", k->name, ern_type_name(type), n_rows, n_cols,
            1e-9 * (double)small / seconds(run_matmul, cached), 1e-9 * n_bytes / seconds(run_matmul, w));
     for (size_t i = 0; i < ERN_COUNT(tokens); i++) {
@@ -179,15 +169,17 @@ static void line_matmul(const ern_kernels *k, const bench *b, unsigned type, uin
 static void line_vectors(const ern_kernels *k, const bench *b)
 {
     static const size_t queries[] = { 1, 5, 8, 40 };
+    static const char *const names[ERN_N_KV] = { "f16", "f32", "q8" };
     for (size_t i = 0; i < ERN_COUNT(queries); i++) {
-        const work w = { k, b, { NULL, 0, 0, 0 }, 0, queries[i], 1024, 0 };
+        work w = { k, b, { NULL, 0, 0, 0 }, 0, queries[i], 1024, 0, ERN_KV_F16 };
         const double macs = 1e-9 * 1024 * 128 * (double)w.n_tokens;
-        printf("%-8s attention, %2zu queries x 1024 keys x 128: f16 scores %.1f values %.1f, f32 scores "
-               "%.1f values %.1f G multiply-adds/s\n", k->name, w.n_tokens, macs / seconds(run_scores_f16, w),
-               macs / seconds(run_values_f16, w), macs / seconds(run_scores_f32, w),
-               macs / seconds(run_values_f32, w));
+        printf("%-8s attention, %2zu queries x 1024 keys x 128, G multiply-adds/s of scores, values:", k->name,
+               w.n_tokens);
+        for (; w.kv < ERN_N_KV; w.kv++)
+            printf("  %s %.1f, %.1f", names[w.kv], macs / seconds(run_scores, w), macs / seconds(run_values, w));
+        printf("\n");
     }
-    const work w = { k, b, { NULL, 0, 0, 0 }, 0, 1, 0, 0 };
+    const work w = { k, b, { NULL, 0, 0, 0 }, 0, 1, 0, 0, ERN_KV_F16 };
     printf("%-8s exp_sum %.2f, swiglu %.2f, quantize %.2f G numbers/s\n", k->name,
            1e-9 * 1024 / seconds(run_exp, w), 1e-9 * 1024 / seconds(run_swiglu, w),
            1e-9 * COLS_MAX / seconds(run_quantize, w));
@@ -198,7 +190,7 @@ int main(int argc, char **argv)
     bench b;
     const ern_kernels *k;
     bench_open(&b);
-    const work read = { NULL, &b, { NULL, 0, 0, 0 }, STREAM_BYTES, 0, 0, 0 };
+    const work read = { NULL, &b, { NULL, 0, 0, 0 }, STREAM_BYTES, 0, 0, 0, ERN_KV_F16 };
     printf("a plain read loop: %.1f GB/s\n", 1e-9 * (16u << 20) / seconds(run_read, read));
     printf("                            1 token GB/s    G multiply-adds/s at tokens\n");
     printf("set      type  matrix         cache  stream       2       4       8      32     128\n");

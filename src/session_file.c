@@ -9,7 +9,7 @@
 typedef struct session_head {
     char magic[8];
     uint32_t version;
-    uint32_t kv_f32;
+    uint32_t kv; /* ern_kv */
     uint32_t n_tokens;
     uint32_t has_logits;
     uint32_t n_layers, n_kv_heads, head_dim, vocab_size;
@@ -23,7 +23,7 @@ static session_head session_head_of(const ernie_session *s)
 {
     const ern_header *h = s->model->format.header;
     session_head head = { .version = SESSION_FILE_VERSION,
-                          .kv_f32 = s->state_options.kv_f32,
+                          .kv = s->state_options.kv,
                           .n_tokens = (uint32_t)s->n_tokens,
                           .has_logits = s->has_logits,
                           .n_layers = h->hparams.n_layers,
@@ -39,7 +39,8 @@ static session_head session_head_of(const ernie_session *s)
 /* Keys and values of one layer, as the backend copies them. */
 static size_t session_layer_bytes(const session_head *head)
 {
-    return 2 * (size_t)head->n_kv_heads * head->n_tokens * head->head_dim * (head->kv_f32 ? 4 : 2);
+    return 2 * (size_t)head->n_kv_heads * head->n_tokens
+           * ern_kv_row_bytes((ern_kv)head->kv, head->head_dim);
 }
 
 /* ---- Save ---------------------------------------------------------------------------------- */
@@ -105,6 +106,7 @@ static ernie_status session_check_head(const ernie_session *s, const char *path,
                                        const session_head *head, uint64_t n_bytes,
                                        ernie_error *error)
 {
+    static const char *const kinds[ERN_N_KV] = { "an f16", "an f32", "a q8" };
     const session_head own = session_head_of(s);
     path = ern_path_end(path);
     ERN_FAIL_IF(memcmp(head->magic, own.magic, sizeof own.magic) != 0, error, ERNIE_FORMAT,
@@ -125,9 +127,11 @@ static ernie_status session_check_head(const ernie_session *s, const char *path,
                 error, ERNIE_MISMATCH,
                 "\"%s\" was saved with another model: the same weights, other architecture numbers",
                 path);
-    ERN_FAIL_IF(head->kv_f32 != own.kv_f32, error, ERNIE_MISMATCH,
-                "\"%s\" holds an %s cache, the session an %s one", path,
-                head->kv_f32 ? "f32" : "f16", own.kv_f32 ? "f32" : "f16");
+    ERN_FAIL_IF(head->kv >= ERN_N_KV, error, ERNIE_UNSUPPORTED,
+                "\"%s\" holds a cache of type %u; this library knows 0 to %u", path, head->kv,
+                (unsigned)ERN_N_KV - 1);
+    ERN_FAIL_IF(head->kv != own.kv, error, ERNIE_MISMATCH,
+                "\"%s\" holds %s cache, the session %s one", path, kinds[head->kv], kinds[own.kv]);
     ERN_FAIL_IF(head->n_tokens > s->state_options.n_ctx, error, ERNIE_FULL,
                 "\"%s\" holds %u tokens, the context has room for %u", path, head->n_tokens,
                 s->state_options.n_ctx);

@@ -204,7 +204,7 @@ static ernie_status cpu_submit(ern_backend_state *s, ernie_error *error)
 static void cpu_kv_copy(const ern_backend_state *s, uint32_t i_layer, uint32_t n, unsigned char *out,
                         const unsigned char *in)
 {
-    const size_t row = s->hp->head_dim * s->kv_item, bytes = n * row;
+    const size_t row = s->kv_row, bytes = n * row;
     size_t at = 0;
     for (unsigned part = 0; part < 2; part++)
         for (uint32_t i = 0; i < s->hp->n_kv_heads; i++, at += bytes) {

@@ -135,8 +135,8 @@ struct ern_backend_state {
     cpu_segment *segments;  /* [n_experts + 1] */
     size_t n_segments, n_gate_up_tiles;
 
-    unsigned char *keys, *values; /* [n_layers][n_kv_heads][n_ctx][head_dim] */
-    size_t kv_item;               /* bytes of a number: 2 or 4 */
+    unsigned char *keys, *values; /* [n_layers][n_kv_heads][n_ctx] rows (kv.h) */
+    size_t kv_row;                /* bytes of a row */
     cpu_scratch *scratch;         /* [n_threads] */
     cpu_profile *profile;         /* [n_threads], whoever measures sets it; NULL: nobody does */
 };

@@ -11,7 +11,7 @@ static unsigned char *attn_cache_row(const ern_backend_state *s, unsigned char *
                                      uint32_t i_layer, size_t i_kv_head, size_t position)
 {
     const size_t head = (size_t)i_layer * s->hp->n_kv_heads + i_kv_head;
-    return cache + (head * s->options.n_ctx + position) * s->hp->head_dim * s->kv_item;
+    return cache + (head * s->options.n_ctx + position) * s->kv_row;
 }
 
 /* Rotate one token's queries and keys, store its keys and values. */
@@ -20,7 +20,7 @@ static void attn_append(const cpu_run *run, size_t t)
     ern_backend_state *s = run->state;
     const ern_hparams *hp = s->hp;
     const size_t d = hp->head_dim, position = s->batch.position + t;
-    const unsigned kv = s->options.kv_f32;
+    const ern_kv kv = s->options.kv;
     float *q = s->qkv + t * s->qkv_stride;
     float *k = q + hp->n_heads * d, *v = k + hp->n_kv_heads * d;
     s->k->rope(q, hp->n_heads + hp->n_kv_heads, d, s->cos_sin + t * d);
@@ -39,11 +39,11 @@ static void attn_block(const cpu_run *run, size_t i_kv_head, size_t begin, size_
 {
     ern_backend_state *s = run->state;
     const size_t d = s->hp->head_dim;
-    const unsigned kv = s->options.kv_f32;
+    const ern_kv kv = s->options.kv;
     float *scores = run->scratch->scores;
     s->k->attn_scores[kv](run->scratch->q, rows, d,
-                          attn_cache_row(s, s->keys, run->op->i_layer, i_kv_head, begin), n_keys, d,
-                          d, 1.0f / sqrtf((float)d), scores, CPU_ATTN_BLOCK);
+                          attn_cache_row(s, s->keys, run->op->i_layer, i_kv_head, begin), n_keys,
+                          s->kv_row, d, 1.0f / sqrtf((float)d), scores, CPU_ATTN_BLOCK);
     for (size_t r = 0; r < rows; r++) {
         float *row = scores + r * CPU_ATTN_BLOCK;
         const size_t limit = first_limit + r / group;
@@ -55,7 +55,7 @@ static void attn_block(const cpu_run *run, size_t i_kv_head, size_t begin, size_
     }
     s->k->attn_values[kv](scores, rows, CPU_ATTN_BLOCK,
                           attn_cache_row(s, s->values, run->op->i_layer, i_kv_head, begin), n_keys,
-                          d, d, part, stride);
+                          s->kv_row, d, part, stride);
 }
 
 /* Merge a block's (part, max, sum) into the running (out, max, sum) of one row. */

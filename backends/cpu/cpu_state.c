@@ -99,9 +99,9 @@ static void cpu_take_kv(ern_backend_state *s, ern_arena *a)
 {
     const ern_hparams *hp = s->hp;
     const size_t rows = (size_t)hp->n_layers * hp->n_kv_heads * s->options.n_ctx;
-    s->kv_item = s->options.kv_f32 ? sizeof(float) : sizeof(uint16_t);
-    s->keys = ern_arena_take(a, rows, hp->head_dim * s->kv_item);
-    s->values = ern_arena_take(a, rows, hp->head_dim * s->kv_item);
+    s->kv_row = ern_kv_row_bytes(s->options.kv, hp->head_dim);
+    s->keys = ern_arena_take(a, rows, s->kv_row);
+    s->values = ern_arena_take(a, rows, s->kv_row);
 }
 
 static void cpu_state_shape(ern_backend_state *s, const ern_backend *backend,

@@ -152,8 +152,8 @@ static void kernels_clear_padding(const ern_matrix *w, uint32_t group_begin, uin
 #define KN(name) kernels_##name##_base
 #define KERNELS_NAME "base"
 #define KERNELS_ATTN_Q 1
-#define KERNELS_ATTN_P 4
-#define KERNELS_ATTN_D 1
+#define KERNELS_ATTN_P(nq) 4
+#define KERNELS_ATTN_D(nq) 1
 #define KERNELS_ATTN_CASES KERNELS_CASE(1)
 #define KERNELS_PLAIN_R(nt) 4
 #define KERNELS_PLAIN_T 1
@@ -174,8 +174,8 @@ KERNELS_TARGET_BEGIN("avx2,fma,f16c")
 #define KN(name) kernels_##name##_avx2
 #define KERNELS_NAME "avx2"
 #define KERNELS_ATTN_Q 3
-#define KERNELS_ATTN_P 2
-#define KERNELS_ATTN_D 2
+#define KERNELS_ATTN_P(nq) 2
+#define KERNELS_ATTN_D(nq) 2
 #define KERNELS_ATTN_CASES KERNELS_UP_TO_3
 #define KERNELS_PLAIN_R(nt) ((nt) == 1 ? 4 : 2)
 #define KERNELS_PLAIN_T 3
@@ -214,10 +214,12 @@ KERNELS_TARGET_END
 KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 #define KN(name) kernels_##name##_avx512
 #define KERNELS_NAME "avx512"
-#define KERNELS_ATTN_Q 6
-#define KERNELS_ATTN_P 4
-#define KERNELS_ATTN_D 4
-#define KERNELS_ATTN_CASES KERNELS_UP_TO_6
+#define KERNELS_ATTN_Q 8
+/* Eight queries in one tile instead of two of four: decode at 16384 tokens, 8 queries a key head, q8 on
+ * two Zen 5 cores 7 % faster (medians of 5 in turn), f16 the same. */
+#define KERNELS_ATTN_P(nq) ((nq) > 6 ? 3 : 4)
+#define KERNELS_ATTN_D(nq) ((nq) > 6 ? 2 : 4)
+#define KERNELS_ATTN_CASES KERNELS_UP_TO_8
 #define KERNELS_PLAIN_R(nt) 4
 #define KERNELS_PLAIN_T 6
 #define KERNELS_PLAIN_CASES KERNELS_UP_TO_6
@@ -262,8 +264,8 @@ KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 #define KN(name) kernels_##name##_neon
 #define KERNELS_NAME "neon"
 #define KERNELS_ATTN_Q 2
-#define KERNELS_ATTN_P 2
-#define KERNELS_ATTN_D 2
+#define KERNELS_ATTN_P(nq) 2
+#define KERNELS_ATTN_D(nq) 2
 #define KERNELS_ATTN_CASES KERNELS_UP_TO_2
 #define KERNELS_PLAIN_R(nt) ((nt) == 1 ? 4 : 2)
 #define KERNELS_PLAIN_T 2

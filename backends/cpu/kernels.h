@@ -11,6 +11,7 @@
 #define ERN_KERNELS_H
 
 #include "../../src/format.h"
+#include "../../src/kv.h"
 
 /* Activations of a batch, as a product wants them: floats always, int8 blocks for w8 and w4.
  * Per token t and block b of 32 columns: scale = max|x| / 127 (0 for a zero block),
@@ -56,20 +57,22 @@ typedef struct ern_kernels {
     /* Rotate adjacent pairs: x [n_heads][head_dim], cos_sin [head_dim / 2][2] of this position. */
     void (*rope)(float *x, size_t n_heads, size_t head_dim, const float *cos_sin);
 
-    /* Keys and values are u16 (f16) or f32 rows of head_dim numbers, consecutive positions
-     * `stride` numbers apart. kv_f16 / kv_f32 pairs: index 0 is f16, 1 is f32. */
+    /* Keys and values are rows of head_dim numbers as kv.h lays them out, consecutive positions
+     * `stride` bytes apart; floats and halves at their natural addresses. One entry a type (ern_kv). */
 
-    /* Store n floats as cache numbers. */
-    void (*kv_store[2])(const float *x, size_t n, void *out);
+    /* Store n floats as a row. */
+    void (*kv_store[ERN_N_KV])(const float *x, size_t n, void *out);
 
     /* s[i][p] = scale * dot(q[i], k[p]) for n_q query rows and n_pos keys.
      * q [n_q][q_stride] floats; s [n_q][s_stride]. */
-    void (*attn_scores[2])(const float *q, size_t n_q, size_t q_stride, const void *k, size_t n_pos,
-                           size_t stride, size_t head_dim, float scale, float *s, size_t s_stride);
+    void (*attn_scores[ERN_N_KV])(const float *q, size_t n_q, size_t q_stride, const void *k,
+                                  size_t n_pos, size_t stride, size_t head_dim, float scale,
+                                  float *s, size_t s_stride);
 
     /* o[i] += sum over p of s[i][p] * v[p]; o [n_q][o_stride]. */
-    void (*attn_values[2])(const float *s, size_t n_q, size_t s_stride, const void *v, size_t n_pos,
-                           size_t stride, size_t head_dim, float *o, size_t o_stride);
+    void (*attn_values[ERN_N_KV])(const float *s, size_t n_q, size_t s_stride, const void *v,
+                                  size_t n_pos, size_t stride, size_t head_dim, float *o,
+                                  size_t o_stride);
 
     /* In place: s[i] = exp(s[i] - max), [n]; returns the sum. -INFINITY gives 0; n >= 1. */
     float (*exp_sum)(float *s, size_t n, float max);

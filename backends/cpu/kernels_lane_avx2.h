@@ -43,6 +43,23 @@ static ERN_INLINE V16 KN(load_f16_n)(const uint16_t *p, size_t n)
     return KN(load_f16)(h);
 }
 
+static ERN_INLINE __m256 KN(half_i8)(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+
+static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
+{
+    return KN(pair)(KN(half_i8)(p), KN(half_i8)(p + 8));
+}
+
+static ERN_INLINE V16 KN(load_i8_n)(const int8_t *p, size_t n)
+{
+    int8_t q[16] = { 0 };
+    memcpy(q, p, n);
+    return KN(load_i8)(q);
+}
+
 static ERN_INLINE __m256 KN(half_bf16)(const uint16_t *p)
 {
     const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);

@@ -21,6 +21,17 @@ static ERN_INLINE V16 KN(load_f16_n)(const uint16_t *p, size_t n)
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(KN(mask)(n), p));
 }
 
+static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
+{
+    const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
+}
+
+static ERN_INLINE V16 KN(load_i8_n)(const int8_t *p, size_t n)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(KN(mask)(n), p)));
+}
+
 static ERN_INLINE V16 KN(load_bf16)(const uint16_t *p)
 {
     const __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);

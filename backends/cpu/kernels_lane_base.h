@@ -46,6 +46,21 @@ static ERN_INLINE V16 KN(load_f16_n)(const uint16_t *p, size_t n)
     return y;
 }
 
+/* The integers as floats. */
+static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
+{
+    V16 y;
+    KERNELS_EACH y.lane[j] = (float)p[j];
+    return y;
+}
+
+static ERN_INLINE V16 KN(load_i8_n)(const int8_t *p, size_t n)
+{
+    V16 y;
+    KERNELS_EACH y.lane[j] = j < n ? (float)p[j] : 0.0f;
+    return y;
+}
+
 static ERN_INLINE V16 KN(load_bf16)(const uint16_t *p)
 {
     V16 y;

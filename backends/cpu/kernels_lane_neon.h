@@ -43,6 +43,24 @@ static ERN_INLINE V16 KN(load_f16_n)(const uint16_t *p, size_t n)
     return KN(load_f16)(h);
 }
 
+static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
+{
+    const int8x16_t q = vld1q_s8(p);
+    const int16x8_t lo = vmovl_s8(vget_low_s8(q)), hi = vmovl_s8(vget_high_s8(q));
+    const V16 y = { { vcvtq_f32_s32(vmovl_s16(vget_low_s16(lo))),
+                      vcvtq_f32_s32(vmovl_s16(vget_high_s16(lo))),
+                      vcvtq_f32_s32(vmovl_s16(vget_low_s16(hi))),
+                      vcvtq_f32_s32(vmovl_s16(vget_high_s16(hi))) } };
+    return y;
+}
+
+static ERN_INLINE V16 KN(load_i8_n)(const int8_t *p, size_t n)
+{
+    int8_t q[16] = { 0 };
+    memcpy(q, p, n);
+    return KN(load_i8)(q);
+}
+
 static ERN_INLINE float32x4_t KN(quad_bf16)(const uint16_t *p)
 {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));

@@ -145,6 +145,21 @@ static void KN(quantize)(const float *x, size_t n, int8_t *q, float *scale, int3
     }
 }
 
+/* Codes are quantized as activations are. They come in whole blocks, so a short end takes a detour. */
+static void KN(kv_store_q8)(const float *x, size_t n, void *out)
+{
+    unsigned char *code = (unsigned char *)out, *scale = code + n;
+    for (size_t i = 0; i < n; i += ERN_KV_BLOCK, scale += sizeof(float)) {
+        int8_t q[ERN_KV_BLOCK];
+        float factor;
+        int32_t sum;
+        const size_t n_block = ern_min_size(ERN_KV_BLOCK, n - i);
+        KN(quantize)(x + i, n_block, q, &factor, &sum);
+        memcpy(code + i, q, n_block);
+        memcpy(scale, &factor, sizeof factor);
+    }
+}
+
 static void KN(row_f16)(const ern_matrix *w, uint32_t row, float *out)
 {
     const uint16_t *h = (const uint16_t *)(const void *)(w->data + row * ern_row_bytes(ERN_F16, w->n_cols));

@@ -547,8 +547,8 @@ static void test_kv_store(void **state)
                 x[j] = ldexpf(random_float(), exponent);
             }
             memset(h, 0x55, sizeof h);
-            k->kv_store[0](x, n, h);
-            k->kv_store[1](x, n, same);
+            k->kv_store[ERN_KV_F16](x, n, h);
+            k->kv_store[ERN_KV_F32](x, n, same);
             for (size_t j = 0; j < 72; j++) {
                 assert_int_equal(h[j], j < n ? ern_f32_to_f16(x[j]) : 0x5555);
                 assert_true(same[j] == (j < n ? x[j] : 0));
@@ -556,36 +556,77 @@ static void test_kv_store(void **state)
         }
 }
 
+/* Codes and scales are those of quantized activations, and not a byte more is written. */
+static void test_kv_store_q8(void **state)
+{
+    (void)state;
+    const ern_kernels *k;
+    for (size_t i = 0; (k = ern_kernels_at(i)) != NULL; i++)
+        for (size_t n = 1; n <= 150; n++) {
+            float x[150], scale[5];
+            int8_t q[160];
+            int32_t sum[5];
+            unsigned char row[176];
+            const int exponent = (int)random_below(160) - 110; /* some blocks are too small to store */
+            for (size_t j = 0; j < n; j++) x[j] = ldexpf(random_float(), exponent + 20 * (int)(j / 32));
+            const size_t n_bytes = ern_kv_row_bytes(ERN_KV_Q8, n);
+            assert_int_equal(n_bytes, n + (n + 31) / 32 * 4);
+            memset(row, 0x55, sizeof row);
+            k->kv_store[ERN_KV_Q8](x, n, row);
+            ern_kernels_at(0)->quantize(x, n, q, scale, sum);
+            assert_true(same_bits(row, q, n));
+            assert_true(same_bits(row + n, scale, n_bytes - n));
+            for (size_t j = n_bytes; j < sizeof row; j++) assert_int_equal(row[j], 0x55);
+        }
+}
+
 /* ---- Attention ----------------------------------------------------------------------------- */
 
 typedef struct test_attention {
-    size_t n_q, n_pos, head_dim, q_stride, stride, s_stride;
-    float q[20 * 160], s[20 * 64], o[20 * 160];
-    float kv[64 * 200]; /* as numbers; stored at `cache`, which ends with its last number */
+    size_t n_q, n_pos, head_dim, q_stride, stride /* bytes */, s_stride;
+    float q[20 * 168], s[20 * 64], o[20 * 168];
+    float kv[60 * 150]; /* [n_pos][head_dim] as numbers; rows at `cache`, which ends with the last */
     size_t cache_bytes;
-    void *cache;
-    int f32;
+    unsigned char *cache;
+    ern_kv type;
 } test_attention;
 
-static void new_attention(test_attention *t, int f32)
+/* Random rows of the cache; t->kv becomes what they hold. */
+static void new_cache(test_attention *t)
 {
-    static const size_t dims[] = { 2, 6, 16, 32, 64, 80, 90, 96, 128, 130, 144 };
+    const size_t d = t->head_dim, row_bytes = ern_kv_row_bytes(t->type, d);
+    const size_t unit = t->type == ERN_KV_F32 ? 4 : t->type == ERN_KV_F16 ? 2 : 1;
+    t->stride = row_bytes + unit * random_below(50);
+    t->cache_bytes = (t->n_pos - 1) * t->stride + row_bytes;
+    t->cache = new_bytes(t->cache_bytes);
+    random_floats(t->kv, t->n_pos * d);
+    for (size_t p = 0; p < t->n_pos; p++) {
+        float *x = t->kv + p * d, scale;
+        unsigned char *row = t->cache + p * t->stride;
+        ern_kernels_at(0)->kv_store[t->type](x, d, row);
+        for (size_t i = 0; i < d && t->type == ERN_KV_F16; i++)
+            x[i] = ern_f16_to_f32(ern_f32_to_f16(x[i]));
+        for (size_t i = 0; i < d && t->type == ERN_KV_Q8; i++) {
+            memcpy(&scale, row + d + i / 32 * sizeof scale, sizeof scale);
+            assert_true(fabsf(x[i] - scale * (float)(int8_t)row[i]) <= 0.501f * scale);
+            x[i] = scale * (float)(int8_t)row[i];
+        }
+    }
+}
+
+static void new_attention(test_attention *t, ern_kv type)
+{
+    static const size_t dims[] = { 2, 6, 16, 24, 32, 40, 64, 80, 90, 96, 128, 130, 144, 150 };
     t->n_q = 1 + random_below(20);
     t->n_pos = 1 + random_below(60);
     t->head_dim = dims[random_below(ERN_COUNT(dims))];
     t->q_stride = t->head_dim + random_below(16);
-    t->stride = t->head_dim + random_below(50);
     t->s_stride = t->n_pos + random_below(4);
-    t->f32 = f32;
+    t->type = type;
     random_floats(t->q, ERN_COUNT(t->q));
     random_floats(t->s, ERN_COUNT(t->s));
     random_floats(t->o, ERN_COUNT(t->o));
-    const size_t n = (t->n_pos - 1) * t->stride + t->head_dim;
-    t->cache_bytes = n * (f32 ? 4 : 2);
-    t->cache = new_bytes(t->cache_bytes);
-    random_floats(t->kv, n);
-    ern_kernels_at(0)->kv_store[f32](t->kv, n, t->cache);
-    for (size_t i = 0; i < n && !f32; i++) t->kv[i] = ern_f16_to_f32(ern_f32_to_f16(t->kv[i]));
+    new_cache(t);
 }
 
 static void check_scores(const test_attention *t, const float *s)
@@ -594,7 +635,7 @@ static void check_scores(const test_attention *t, const float *s)
         for (size_t p = 0; p < t->n_pos; p++) {
             double sum = 0, size = 0;
             for (size_t d = 0; d < t->head_dim; d++) {
-                const double x = (double)t->q[i * t->q_stride + d] * (double)t->kv[p * t->stride + d];
+                const double x = (double)t->q[i * t->q_stride + d] * (double)t->kv[p * t->head_dim + d];
                 sum += x;
                 size += fabs(x);
             }
@@ -608,7 +649,7 @@ static void check_values(const test_attention *t, const float *o)
         for (size_t d = 0; d < t->head_dim; d++) {
             double sum = (double)t->o[i * t->q_stride + d], size = fabs(sum);
             for (size_t p = 0; p < t->n_pos; p++) {
-                const double x = (double)t->s[i * t->s_stride + p] * (double)t->kv[p * t->stride + d];
+                const double x = (double)t->s[i * t->s_stride + p] * (double)t->kv[p * t->head_dim + d];
                 sum += x;
                 size += fabs(x);
             }
@@ -618,19 +659,19 @@ static void check_values(const test_attention *t, const float *o)
 
 static void check_attention(const test_attention *t)
 {
-    float s[2][20 * 64], o[2][20 * 160], one[160];
+    float s[2][20 * 64], o[2][20 * 168], one[160];
     const ern_kernels *k;
     for (size_t i = 0; (k = ern_kernels_at(i)) != NULL; i++) {
         const size_t j = i > 0, last = t->n_q - 1;
         memset(s[j], 0, sizeof s[j]);
         memcpy(o[j], t->o, sizeof o[j]);
-        k->attn_scores[t->f32](t->q, t->n_q, t->q_stride, t->cache, t->n_pos, t->stride, t->head_dim,
+        k->attn_scores[t->type](t->q, t->n_q, t->q_stride, t->cache, t->n_pos, t->stride, t->head_dim,
                                0.125f, s[j], t->s_stride);
-        k->attn_values[t->f32](t->s, t->n_q, t->s_stride, t->cache, t->n_pos, t->stride, t->head_dim,
+        k->attn_values[t->type](t->s, t->n_q, t->s_stride, t->cache, t->n_pos, t->stride, t->head_dim,
                                o[j], t->q_stride);
         assert_true(same_bits(s[0], s[j], sizeof s[0]));
         assert_true(same_bits(o[0], o[j], sizeof o[0]));
-        k->attn_scores[t->f32](t->q + last * t->q_stride, 1, t->q_stride, t->cache, t->n_pos,
+        k->attn_scores[t->type](t->q + last * t->q_stride, 1, t->q_stride, t->cache, t->n_pos,
                                t->stride, t->head_dim, 0.125f, one, t->s_stride);
         assert_true(same_bits(one, s[j] + last * t->s_stride, t->n_pos * sizeof *one));
     }
@@ -642,8 +683,8 @@ static void test_attention_random(void **state)
 {
     (void)state;
     static test_attention t;
-    for (int i = 0; i < 300; i++) {
-        new_attention(&t, i % 2);
+    for (int i = 0; i < 450; i++) {
+        new_attention(&t, (ern_kv)(i % ERN_N_KV));
         check_attention(&t);
         free_bytes(t.cache, t.cache_bytes);
     }
@@ -680,7 +721,7 @@ int main(void)
         cmocka_unit_test(test_max_infinite),   cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_exp),            cmocka_unit_test(test_exp_ends),
         cmocka_unit_test(test_rope),           cmocka_unit_test(test_kv_store),
-        cmocka_unit_test(test_attention_random),
+        cmocka_unit_test(test_kv_store_q8),    cmocka_unit_test(test_attention_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

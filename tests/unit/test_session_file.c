@@ -45,18 +45,19 @@ static void saved_sessions_continue_the_same(void **state)
     (void)state;
     static const test_model_spec *const specs[] = { &test_dense_spec, &test_moe_spec };
     const char *path = test_path("saved");
-    for (int i = 0; i < 4; i++) {
+    static const ernie_kv_type kv_types[] = { ERNIE_KV_F16, ERNIE_KV_F32, ERNIE_KV_Q8 };
+    for (int i = 0; i < 6; i++) {
         test_world w;
         test_world_open(&w, specs[i % 2]);
-        ernie_session *session = fed_session(w.model, i / 2 ? ERNIE_KV_F32 : ERNIE_KV_F16), *other;
+        ernie_session *session = fed_session(w.model, kv_types[i / 2]), *other;
         const long long live = atomic_load(&w.counter.live);
         OK(ernie_session_save(session, path, &error));
         assert_int_equal(atomic_load(&w.counter.live), live);
         ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT; /* another shape of session */
-        options.n_ctx = i == 3 ? N_IDS + 2 : 60;
+        options.n_ctx = i % 2 ? N_IDS + 2 : 60;
         options.n_batch = 3;
         options.n_threads = 2;
-        options.kv_type = i / 2 ? ERNIE_KV_F32 : ERNIE_KV_F16;
+        options.kv_type = kv_types[i / 2];
         other = test_session_with(w.model, &options);
         OK(ernie_session_feed(other, ids + 3, 2, &error)); /* what it held is replaced */
         OK(ernie_session_load(other, path, &error));
@@ -211,7 +212,9 @@ static void hostile_files_are_refused(void **state)
     } cases[] = {
         { 8, 2, ERNIE_UNSUPPORTED, { "version 2", "version 1" } },
         { 8, 0, ERNIE_UNSUPPORTED, { "version 0", "version 1" } },
-        { 12, 1, ERNIE_MISMATCH, { "f32", "f16" } },
+        { 12, 1, ERNIE_MISMATCH, { "holds an f32 cache", "an f16 one" } },
+        { 12, 2, ERNIE_MISMATCH, { "holds a q8 cache", "an f16 one" } },
+        { 12, 3, ERNIE_UNSUPPORTED, { "type 3", "0 to 2" } },
         { 16, 33, ERNIE_FULL, { "33", "32" } },
         { 16, UINT32_MAX, ERNIE_FULL, { "4294967295", "32" } },
         { 16, N_IDS + 1, ERNIE_FORMAT, { "bytes", "header" } },
@@ -286,7 +289,11 @@ static void foreign_sessions_are_refused(void **state)
         test_world_close(&other);
     }
     session = fed_session(s.w.model, ERNIE_KV_F32);
-    FAILS(ERNIE_MISMATCH, ernie_session_load(session, s.path, &error), "f16", "f32");
+    FAILS(ERNIE_MISMATCH, ernie_session_load(session, s.path, &error), "an f16 cache", "an f32 one");
+    check_empty(session);
+    ernie_session_free(session);
+    session = fed_session(s.w.model, ERNIE_KV_Q8);
+    FAILS(ERNIE_MISMATCH, ernie_session_load(session, s.path, &error), "an f16 cache", "a q8 one");
     check_empty(session);
     ernie_session_free(session);
     session = test_session(s.w.model, N_IDS - 1);

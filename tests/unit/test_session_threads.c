@@ -154,10 +154,12 @@ static void cancelled_sync_keeps_the_beginning(void **state)
 /* ---- Threads ------------------------------------------------------------------------------- */
 
 /* Logits after each of ids [N_IDS], then of some single steps, on n threads. */
-static void logits_on(const ernie_model *model, uint32_t n_threads, float *logits)
+static void logits_on(const ernie_model *model, uint32_t n_threads, ernie_kv_type kv_type,
+                      float *logits)
 {
     ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
     options.n_threads = n_threads;
+    options.kv_type = kv_type;
     options.n_ctx = 64;
     options.n_batch = 16;
     ernie_session *session = test_session_with(model, &options);
@@ -173,12 +175,13 @@ static void threads_change_nothing(void **state)
     static const test_model_spec *const specs[] = { &test_dense_spec, &test_moe_spec };
     static const uint32_t n_threads[] = { 2, 3, 8 };
     static float expected[(N_IDS + 4) * VOCAB], logits[(N_IDS + 4) * VOCAB];
-    for (size_t m = 0; m < ERN_COUNT(specs); m++) {
+    for (size_t m = 0; m < 2 * ERN_COUNT(specs); m++) {
         test_world w;
-        test_world_open(&w, specs[m]);
-        logits_on(w.model, 1, expected);
+        const ernie_kv_type kv_type = m % 2 ? ERNIE_KV_Q8 : ERNIE_KV_F16;
+        test_world_open(&w, specs[m / 2]);
+        logits_on(w.model, 1, kv_type, expected);
         for (size_t i = 0; i < ERN_COUNT(n_threads); i++) {
-            logits_on(w.model, n_threads[i], logits);
+            logits_on(w.model, n_threads[i], kv_type, logits);
             assert_memory_equal(logits, expected, sizeof logits);
         }
         test_world_close(&w);

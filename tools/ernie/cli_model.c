@@ -63,8 +63,10 @@ int cli_choose_context(cli_context *cli, const ernie_model *model, size_t n_prom
 
 static ernie_kv_type cli_kv_type(const cli_context *cli, ernie_kv_type kv)
 {
-    if (!cli->options.kv) return kv;
-    return strcmp(cli->options.kv, "f32") == 0 ? ERNIE_KV_F32 : ERNIE_KV_F16;
+    const char *name = cli->options.kv;
+    if (!name) return kv;
+    if (strcmp(name, "q8") == 0) return ERNIE_KV_Q8;
+    return strcmp(name, "f32") == 0 ? ERNIE_KV_F32 : ERNIE_KV_F16;
 }
 
 /* "4.5 MiB"; what is smaller than one, to the byte. */
