@@ -69,6 +69,10 @@ if [ -d "$CHECKPOINT" ]; then
     says err '^ernie convert: tie_word_embeddings is false, but there is no lm_head\.weight'
     ok convert untied untied.ernie --force --quiet
     quiet_stderr
+    sed 's/"use_bias"/"mystery": 1, "moe_gate": "topk", "use_bias"/' "$CHECKPOINT/config.json" \
+        >untied/config.json
+    ok convert untied untied.ernie --force
+    says err '^ernie convert: config\.json: unknown and left out: mystery$'
 
     mkdir paddle
     cp "$CHECKPOINT"/config.json paddle/

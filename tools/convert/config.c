@@ -1,5 +1,6 @@
 /* Fields that only training reads are ignored; a field that would change the numbers must have the
- * value that every published text model has, or the checkpoint is refused by that field's name. */
+ * value that every published text model has, or the checkpoint is refused by that field's name; a field
+ * that nobody here has heard of is named to the user. */
 #include "config.h"
 
 static const char config_file[] = "config.json";
@@ -372,6 +373,44 @@ static ernie_status config_read_ids(conv_config *config, const json_t *root, ern
     return ERNIE_OK;
 }
 
+/* ---- Fields that nobody knows ------------------------------------------------------------------ */
+
+/* Read above, or of training, of memory and of other programs: none of these changes the numbers. */
+static bool config_knows(const char *key)
+{
+    static const char *const names[] = {
+        "architectures", "attention_bias", "attention_dropout", "attention_probs_dropout_prob",
+        "auto_map", "bos_token_id", "compression_ratio", "disable_ffn_model_parallel", "dtype",
+        "eos_token_id", "head_dim", "hidden_act", "hidden_dropout_prob", "hidden_size",
+        "ignored_index", "initializer_range", "intermediate_size", "is_encoder_decoder",
+        "max_position_embeddings", "max_sequence_length", "mlp_bias", "mlp_layer_types", "model_type",
+        "multi_token_pred_lambda", "norm_topk_prob", "num_attention_heads", "num_experts",
+        "num_experts_per_tok", "num_hidden_layers", "num_key_value_heads", "num_nextn_predict_layers",
+        "output_router_logits", "pad_token_id", "partial_rotary_factor", "quantization_config",
+        "rms_norm_eps", "rope_parameters", "rope_reorder", "rope_scaling", "rope_theta",
+        "router_aux_loss_coef", "scale_qk_coeff", "sequence_parallel", "sliding_window",
+        "tensor_parallel_degree", "tensor_parallel_output", "tie_word_embeddings", "torch_dtype",
+        "transformers_version", "vocab_size", "weight_share_add_bias"
+    };
+    static const char *const families[] = { "_", "fuse_", "moe_", "pp_", "recompute", "use_", "virtual_pp" };
+    for (size_t i = 0; i < ERN_COUNT(names); i++)
+        if (strcmp(key, names[i]) == 0) return true;
+    for (size_t i = 0; i < ERN_COUNT(families); i++)
+        if (strncmp(key, families[i], strlen(families[i])) == 0) return true;
+    return false;
+}
+
+static void config_name_unknown(conv_config *config, json_t *root)
+{
+    const char *key;
+    json_t *value;
+    size_t at = 0;
+    json_object_foreach(root, key, value)
+        if (!config_knows(key) && at < sizeof config->unknown)
+            at += (size_t)snprintf(config->unknown + at, sizeof config->unknown - at, "%s%.48s",
+                                   at ? ", " : "", key);
+}
+
 /* ---- The whole ------------------------------------------------------------------------------- */
 
 ERN_FN ernie_status conv_config_read(conv_config *config, const json_t *root, ernie_error *error)
@@ -412,6 +451,7 @@ ERN_FN ernie_status conv_config_load(conv_config *config, const char *dir,
     json_t *root;
     ernie_status status = conv_json_load(&root, dir, config_file, true, allocator, error);
     if (status == ERNIE_OK) status = conv_config_read(config, root, error);
+    if (status == ERNIE_OK) config_name_unknown(config, root);
     json_decref(root);
     return status;
 }

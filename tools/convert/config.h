@@ -11,6 +11,7 @@ typedef struct conv_config {
     char architecture[32];
     bool tie;              /* transformers ties where nothing is said */
     bool tie_said;
+    char unknown[256]; /* fields that nothing here knows, "a, b"; "" for none */
     bool moe_start_unsaid; /* moe_layer_start is 0 until the tensors decide */
     bool shared_unsaid;    /* shared experts are 0 until the tensors decide */
     uint32_t n_stop_ids; /* all of eos_token_id */

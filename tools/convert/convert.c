@@ -217,6 +217,9 @@ static void convert_settle(convert_state *state)
         ern_log_write(
             log, ERNIE_LOG_WARN,
             "tie_word_embeddings is false, but there is no lm_head.weight: the embedding serves");
+    if (state->config.unknown[0])
+        ern_log_write(log, ERNIE_LOG_WARN, "config.json: unknown and left out: %s",
+                      state->config.unknown);
     if (has_head && !state->config.tie_said)
         ern_log_write(log, ERNIE_LOG_WARN,
                       "lm_head.weight is left out: config.json does not say tie_word_embeddings, "
