@@ -137,7 +137,8 @@ typedef void (*ernie_log_fn)(ernie_log_level level, const char *line, void *user
  * A non-zero return cancels: the call returns ERNIE_CANCELLED. */
 typedef int (*ernie_progress_fn)(const char *what, uint64_t done, uint64_t total, void *user);
 
-/* A flag that any thread may set to stop a call in progress within 50 ms. Zero-initialise it. */
+/* A flag that any thread may set to stop a call in progress within 50 ms. Zero-initialise it. Opening
+ * by reading in (no_mmap, a source) also has to give back what it has read: a tenth of a second a GB. */
 typedef struct ernie_cancel {
     volatile int32_t requested;
 } ernie_cancel;

@@ -179,10 +179,6 @@ static ERN_INLINE bool cpu_quantized(const ern_matrix *w)
 ERN_FN ern_act cpu_act(const cpu_rows *rows, size_t first, size_t n);
 ERN_FN void cpu_quantize_row(const ern_backend_state *state, cpu_rows *rows, size_t row);
 
-/* Reserve n rows of `width` numbers. */
-ERN_FN void cpu_rows_take(ern_arena *arena, cpu_rows *rows, size_t n, size_t width, bool want_x,
-                          bool want_q);
-
 /* Phases shared by the operations (cpu.c). */
 
 /* The barrier at the end of a phase. */

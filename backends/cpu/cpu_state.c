@@ -2,7 +2,8 @@
  * Measuring and taking run the same code, so the plan is what is spent. */
 #include "cpu.h"
 
-ERN_FN void cpu_rows_take(ern_arena *arena, cpu_rows *rows, size_t n, size_t width, bool want_x,
+/* Reserve n rows of `width` numbers. */
+static void cpu_rows_take(ern_arena *arena, cpu_rows *rows, size_t n, size_t width, bool want_x,
                           bool want_q)
 {
     const size_t blocks = (width + ERN_BLOCK_COLS - 1) / ERN_BLOCK_COLS;

@@ -14,10 +14,10 @@
  * port, 48 vector operations on two ports 24, 56 lines and broadcasts on two load ports 28. The
  * AVX-512 tiles issue 272 vector operations on the two ports for it, 136 cycles.
  *
- * Measured, the count does not come true: on 16 virtual cores of a Sapphire Rapids one core reached 123
- * to 142 G multiply-adds/s at 32 and 128 tokens, 165 to 176 with the AVX-512 tiles; whole prefills were
- * 0 to 14 % faster with 16 threads and no faster with one (bench/RESULTS.md). So the set is there by its
- * name, and is not chosen. */
+ * Measured, the count has not come true: on 16 virtual cores of a Sapphire Rapids one core reached 112
+ * to 142 G multiply-adds/s in w4 at 32 and 128 tokens, 165 to 176 with the AVX-512 tiles, and whole
+ * prefills scattered too much for a verdict, 0.8 to 2.2 times as fast in single pairs
+ * (bench/RESULTS.md). So the set is there by its name, and is not chosen. */
 
 #define KERNELS_TILE_TOKENS 16
 #define KERNELS_CHUNK 16 /* blocks, 8 KiB of levels */

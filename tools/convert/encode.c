@@ -322,7 +322,6 @@ static void encode_plain(unsigned type, const float *x, uint32_t n_cols, unsigne
 /* ---- Instruction sets ------------------------------------------------------------------------ */
 
 struct conv_encoder {
-    const char *name;
     void (*decode)(unsigned dtype, const unsigned char *src, float *dst, size_t n);
     uint32_t (*peak)(const float *x, size_t n);
     void (*w8)(conv_scratch *scratch, uint32_t n_cols, float peak, unsigned row,
@@ -351,7 +350,7 @@ struct conv_encoder {
     {                                                                                            \
         encode_w4_body(scratch, n_cols, peak, row, group);                                       \
     }                                                                                            \
-    static const conv_encoder encode_##set = { #set, encode_decode_##set, encode_peak_##set,     \
+    static const conv_encoder encode_##set = { encode_decode_##set, encode_peak_##set,           \
                                                encode_w8_##set, encode_w4_##set };
 
 ENCODE_INSTANCE(base, )
@@ -381,11 +380,6 @@ ERN_FN const conv_encoder *conv_encoder_best(void)
     unsigned i = 0;
     while (conv_encoder_at(i + 1)) i++;
     return conv_encoder_at(i);
-}
-
-ERN_FN const char *conv_encoder_name(const conv_encoder *encoder)
-{
-    return encoder->name;
 }
 
 /* ---- Rows ------------------------------------------------------------------------------------ */

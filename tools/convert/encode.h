@@ -22,7 +22,6 @@ ERN_FN void conv_scratch_set(conv_scratch *scratch, void *memory, uint32_t n_col
 typedef struct conv_encoder conv_encoder;
 ERN_FN const conv_encoder *conv_encoder_at(unsigned i);
 ERN_FN const conv_encoder *conv_encoder_best(void);
-ERN_FN const char *conv_encoder_name(const conv_encoder *encoder);
 
 /* n values of a conv_dtype, little endian and unaligned, as floats. */
 ERN_FN void conv_decode(const conv_encoder *encoder, unsigned dtype, const unsigned char *src,

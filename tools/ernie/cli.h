@@ -40,7 +40,6 @@ struct cli_context {
 
 /* The commands, ended by one without a name (main.c). */
 extern const cli_command cli_commands[];
-const cli_command *cli_command_find(const char *name);
 
 /* Print "ernie COMMAND: sentence" as one line, control characters and broken UTF-8 replaced. Returns
  * the status, so that a command can return cli_fail(...). */

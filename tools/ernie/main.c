@@ -127,7 +127,7 @@ const cli_command cli_commands[] = {
     { { NULL, 0, NULL }, NULL, NULL, NULL, NULL },
 };
 
-const cli_command *cli_command_find(const char *name)
+static const cli_command *main_find(const char *name)
 {
     for (const cli_command *command = cli_commands; command->shape.name; command++)
         if (strcmp(command->shape.name, name) == 0) return command;
@@ -179,7 +179,7 @@ static const cli_command *main_command(cli_context *cli, int argc, char **argv, 
         name = argv[2];
         *help = true;
     }
-    const cli_command *command = cli_command_find(name);
+    const cli_command *command = main_find(name);
     if (!command) cli_fail(cli, CLI_USAGE, "unknown command \"%.60s\", see ernie --help", name);
     return command;
 }
