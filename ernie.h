@@ -138,7 +138,8 @@ typedef void (*ernie_log_fn)(ernie_log_level level, const char *line, void *user
 typedef int (*ernie_progress_fn)(const char *what, uint64_t done, uint64_t total, void *user);
 
 /* A flag that any thread may set to stop a call in progress within 50 ms. Zero-initialise it. Opening
- * by reading in (no_mmap, a source) also has to give back what it has read: a tenth of a second a GB. */
+ * by reading in (no_mmap, a source) also has to give back what it has read: milliseconds on the huge
+ * pages that the default allocator asks Linux for, up to a tenth of a second a GB elsewhere. */
 typedef struct ernie_cancel {
     volatile int32_t requested;
 } ernie_cancel;

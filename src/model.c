@@ -34,7 +34,7 @@ static ernie_status model_read_source(ernie_model *m, const ernie_source *source
     ERN_FAIL_IF(source->n_bytes == 0 || source->n_bytes > SIZE_MAX - ERN_CACHE_LINE, error,
                 ERNIE_FORMAT, "a source of %llu bytes holds no model",
                 (unsigned long long)source->n_bytes);
-    unsigned char *data = ern_alloc_aligned(&m->allocator, (size_t)source->n_bytes);
+    unsigned char *data = ern_alloc_filled(&m->allocator, (size_t)source->n_bytes);
     ERN_FAIL_IF(!data, error, ERNIE_NO_MEMORY, "no memory for a model of %llu bytes",
                 (unsigned long long)source->n_bytes);
     m->view = (ern_file_view){ data, source->n_bytes, false, &m->allocator };

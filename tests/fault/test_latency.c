@@ -66,6 +66,7 @@ static void latency_measure(latency *l, const char *what, ernie_status (*run)(la
 {
     double all[LATENCY_TRIALS];
     size_t n = 0;
+    stage_ok(run(l), &l->error); /* warm: first touches of memory are slow and not repeated */
     const double start = ern_seconds();
     stage_ok(run(l), &l->error);
     const double whole = ern_seconds() - start;
