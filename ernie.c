@@ -33,6 +33,8 @@
 
 #include "src/error.c"
 #include "src/mem.c"
+#include "src/os_group.c"
+#include "src/os_memory.c"
 #include "src/os.c"
 #include "src/os_file.c"
 #include "src/pool.c"
@@ -43,6 +45,7 @@
 #include "src/format.c"
 #include "src/format_read.c"
 #include "src/weights.c"
+#include "src/huge.c"
 #include "src/unicode.c"
 #include "src/token.c"
 #include "src/token_normal.c"

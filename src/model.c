@@ -103,17 +103,41 @@ static ernie_status model_open_backend(ernie_model *m, const ernie_model_options
     return m->ops->open(&m->backend, &m->weights, &options, error);
 }
 
+/* The file's bytes lie on huge pages now. What a forward step under way still reads stays mapped. */
+static void model_move(void *user, const unsigned char *copy)
+{
+    ernie_model *m = user;
+    ern_weights_place(&m->copied, &m->format, copy, m->layers + m->format.header->hparams.n_layers);
+    atomic_store_explicit(&m->in_use, &m->copied, memory_order_release);
+}
+
+/* An application with its own allocator has its own ideas about memory: nothing is copied there. */
+static ernie_status model_open_huge(ernie_model *m, const ernie_model_options *o,
+                                    ernie_error *error)
+{
+    if (!m->view.mapped || o->no_copy || o->allocator) return ERNIE_OK;
+    const ern_huge_options options = { .data = m->view.data,
+                                       .n_bytes = (size_t)m->view.n_bytes,
+                                       .mapped = true,
+                                       .allocator = &m->allocator,
+                                       .done = model_move,
+                                       .user = m };
+    return ern_huge_open(&m->huge, &options, error);
+}
+
 static ernie_status model_fill(ernie_model *m, const ernie_model_options *o, ernie_error *error)
 {
     ernie_status status = ern_format_read(&m->format, m->view.data, m->view.n_bytes, error);
     if (status != ERNIE_OK) return status;
     const uint32_t n = m->format.header->hparams.n_layers;
-    m->layers = ern_alloc_zero(&m->allocator, n * sizeof *m->layers);
+    m->layers = ern_alloc_zero(&m->allocator, 2 * n * sizeof *m->layers);
     ERN_FAIL_IF(!m->layers, error, ERNIE_NO_MEMORY, "no memory for the table of %u layers", n);
-    ern_weights_place(&m->weights, &m->format, m->layers);
+    ern_weights_place(&m->weights, &m->format, m->view.data, m->layers);
+    atomic_init(&m->in_use, &m->weights);
     model_describe_types(m);
     status = model_open_text(m, error);
     if (status == ERNIE_OK) status = model_open_backend(m, o, error);
+    if (status == ERNIE_OK) status = model_open_huge(m, o, error);
     if (status == ERNIE_OK && o->verify)
         status = ern_model_verify(m, o->progress, o->progress_user, o->cancel, error);
     return status;
@@ -143,10 +167,12 @@ ERN_FN void ern_model_close(ernie_model *m)
 {
     if (!m) return;
     const ernie_allocator allocator = m->allocator;
+    ern_huge_close(m->huge); /* its thread writes the tables */
     if (m->ops) m->ops->close(m->backend);
     ern_tokenizer_close(m->tokenizer);
     if (m->layers)
-        ern_free(&allocator, m->layers, m->format.header->hparams.n_layers * sizeof *m->layers);
+        ern_free(&allocator, m->layers,
+                 2 * m->format.header->hparams.n_layers * sizeof *m->layers);
     ern_file_view_close(&m->view);
     ern_free(&allocator, m, sizeof *m);
 }
@@ -232,6 +258,7 @@ ERN_FN void ern_model_info(const ernie_model *m, ernie_model_info *i)
     i->n_bytes = m->format.n_bytes;
     model_count(m, i);
     memcpy(i->id, h->weights_id, sizeof i->id);
+    i->pages = m->huge ? ern_huge_state(m->huge) : m->view.mapped ? "mapped" : "memory";
 }
 
 ERN_FN void ern_model_record_info(const ernie_model *m, size_t index, ernie_record_info *info)

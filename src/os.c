@@ -125,16 +125,6 @@ static bool os_cpu_has(const os_cpu_set *set, unsigned cpu)
     return cpu < OS_CPUS_MAX && set->bits[cpu / 8] >> cpu % 8 & 1;
 }
 
-/* The first line of a small file of /proc or /sys; false when it is absent, empty or too long. */
-static bool os_read_line(const char *path, char *line, size_t size)
-{
-    FILE *file = fopen(path, "re");
-    if (!file) return false;
-    const bool ok = fgets(line, (int)size, file) != NULL && strchr(line, '\n') != NULL;
-    fclose(file);
-    return ok;
-}
-
 /* Does a list such as "0,64" or "4-7" name an allowed processor below `cpu`? */
 static bool os_list_has_below(const char *list, unsigned cpu, const os_cpu_set *allowed)
 {
@@ -157,7 +147,7 @@ static bool os_cpu_leads_core(unsigned cpu, const os_cpu_set *allowed)
 {
     char path[96], line[256];
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list", cpu);
-    return !os_read_line(path, line, sizeof line) || !os_list_has_below(line, cpu, allowed);
+    return !ern_read_line(path, line, sizeof line) || !os_list_has_below(line, cpu, allowed);
 }
 
 static unsigned os_count_allowed(bool cores)
@@ -172,91 +162,6 @@ static unsigned os_count_allowed(bool cores)
     for (unsigned cpu = 0; cpu < OS_CPUS_MAX; cpu++)
         if (os_cpu_has(&allowed, cpu) && (!cores || os_cpu_leads_core(cpu, &allowed))) n++;
     return n;
-}
-
-/* Processors that `quota` of every `period` microseconds amounts to, rounded up; 0: no limit. */
-static unsigned os_quota_cpus(long long quota, long long period)
-{
-    if (quota <= 0 || period <= 0) return 0;
-    const long long n = quota / period + (quota % period != 0);
-    return n < (long long)OS_CPUS_MAX ? (unsigned)n : 0;
-}
-
-/* One line: "150000 100000", or "max 100000" without a limit. */
-static unsigned os_quota_v2(const char *folder)
-{
-    char path[1200], line[64], *period;
-    snprintf(path, sizeof path, "%s/cpu.max", folder);
-    if (!os_read_line(path, line, sizeof line)) return 0;
-    const long long quota = strtoll(line, &period, 10);
-    return os_quota_cpus(quota, strtoll(period, NULL, 10));
-}
-
-static unsigned os_quota_v1(const char *folder)
-{
-    char path[1200], quota[32], period[32];
-    snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", folder);
-    if (!os_read_line(path, quota, sizeof quota)) return 0;
-    snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
-    if (!os_read_line(path, period, sizeof period)) return 0;
-    return os_quota_cpus(strtoll(quota, NULL, 10), strtoll(period, NULL, 10));
-}
-
-/* The least quota on the way from our group up to the root. Folders that a container does not show
- * have no files and set no limit. */
-static unsigned os_quota_walk(const char *root, const char *group, unsigned (*quota)(const char *))
-{
-    char folder[1100];
-    unsigned least = 0;
-    const int n = snprintf(folder, sizeof folder, "%s%s", root, group);
-    if (n < 0 || n >= (int)sizeof folder) return 0;
-    for (;;) {
-        const unsigned here = quota(folder);
-        if (here && (!least || here < least)) least = here;
-        char *slash = strrchr(folder, '/');
-        if (!slash || (size_t)(slash - folder) < strlen(root)) return least;
-        *slash = '\0';
-    }
-}
-
-static bool os_list_has_word(const char *list, const char *word)
-{
-    const size_t n = strlen(word);
-    for (;;) {
-        const size_t here = strcspn(list, ",");
-        if (here == n && memcmp(list, word, n) == 0) return true;
-        if (!list[here]) return false;
-        list += here + 1;
-    }
-}
-
-/* One line of /proc/self/cgroup: "0::/group" (version 2) or "4:cpu,cpuacct:/group". */
-static unsigned os_quota_of_line(char *line)
-{
-    char *controllers = strchr(line, ':');
-    char *group = controllers ? strchr(controllers + 1, ':') : NULL;
-    if (!group) return 0;
-    *group++ = '\0';
-    group[strcspn(group, "\n")] = '\0';
-    controllers++;
-    if (!*controllers) return os_quota_walk("/sys/fs/cgroup", group, os_quota_v2);
-    if (!os_list_has_word(controllers, "cpu")) return 0;
-    return os_quota_walk("/sys/fs/cgroup/cpu", group, os_quota_v1);
-}
-
-/* Processors that the control group's CPU quota leaves us; 0: no limit. */
-static unsigned os_quota(void)
-{
-    char line[1024];
-    unsigned least = 0;
-    FILE *file = fopen("/proc/self/cgroup", "re");
-    if (!file) return 0;
-    while (fgets(line, sizeof line, file)) {
-        const unsigned n = os_quota_of_line(line);
-        if (n && (!least || n < least)) least = n;
-    }
-    fclose(file);
-    return least;
 }
 
 #elif defined(_WIN32)
@@ -281,11 +186,6 @@ static unsigned os_count_allowed(bool cores)
     return n;
 }
 
-static unsigned os_quota(void)
-{
-    return 0;
-}
-
 #else
 
 static unsigned os_count_allowed(bool cores)
@@ -302,17 +202,12 @@ static unsigned os_count_allowed(bool cores)
     return online > 0 ? (unsigned)online : 1;
 }
 
-static unsigned os_quota(void)
-{
-    return 0;
-}
-
 #endif
 
 static unsigned os_count(bool cores)
 {
     unsigned n = os_count_allowed(cores);
-    const unsigned quota = os_quota();
+    const unsigned quota = ern_group_cpus();
     if (quota && quota < n) n = quota;
     return n ? n : 1;
 }
@@ -354,6 +249,11 @@ ERN_FN void ern_thread_join(ern_thread *thread)
 ERN_FN void ern_thread_yield(void)
 {
     SwitchToThread();
+}
+
+ERN_FN void ern_sleep(double seconds)
+{
+    Sleep((DWORD)(seconds * 1e3) + 1);
 }
 
 #else
@@ -398,6 +298,13 @@ ERN_FN void ern_thread_join(ern_thread *thread)
 ERN_FN void ern_thread_yield(void)
 {
     sched_yield();
+}
+
+ERN_FN void ern_sleep(double seconds)
+{
+    const time_t whole = (time_t)seconds;
+    const struct timespec time = { whole, (long)((seconds - (double)whole) * 1e9) };
+    nanosleep(&time, NULL);
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* What the operating system gives: files and mappings (os_file.c), time, processors and threads
- * (os.c). One interface, Linux, macOS and Windows behind it. Knows nothing of models. */
+/* What the operating system gives: files and mappings (os_file.c), memory and its pages (os_memory.c),
+ * the limits of control groups (os_group.c), time, processors and threads (os.c). One interface, Linux, macOS and Windows behind it. Knows nothing of models. */
 #ifndef ERN_OS_H
 #define ERN_OS_H
 
@@ -25,12 +25,6 @@ ERN_FN ernie_status ern_file_view_open(ern_file_view *view, const char *path, bo
                                        ernie_error *error);
 ERN_FN void ern_file_view_close(ern_file_view *view); /* zeroed or closed views are fine */
 
-/* A 64-byte aligned block that is filled once and read often, for ern_free_aligned. Of the default
- * allocator it asks the system for huge pages (Linux): fewer misses of the address cache while it is
- * read, and a block of gigabytes is given back in milliseconds. An application's own allocator is
- * left alone: what pages its memory has is its business. */
-ERN_FN void *ern_alloc_filled(const ernie_allocator *allocator, size_t size);
-
 /* A file written beside its final name and renamed at commit: readers see the old file or the whole
  * new one. Buffered; errors stick and are reported by commit. An existing target that is no regular
  * file is refused. Commit flushes to the disk before it renames. */
@@ -52,6 +46,38 @@ ERN_FN void ern_file_in_close(ern_file_in *file);
 
 /* The end of a long path, so that the reason after it still fits into a message. */
 ERN_FN const char *ern_path_end(const char *path);
+
+/* ---- Memory -------------------------------------------------------------------------------- */
+
+/* Bytes that this process may still take without anyone being swapped out: what the machine has
+ * available, within the limits of its control groups. 0 when the system does not tell. */
+ERN_FN uint64_t ern_memory_available(void);
+
+/* A 64-byte aligned block that is filled once and read often, for ern_free_aligned. Of the default
+ * allocator it asks the system for huge pages (Linux): fewer misses of the address cache while it is
+ * read, and a block of gigabytes is given back in milliseconds. An application's own allocator is
+ * left alone: what pages its memory has is its business. */
+ERN_FN void *ern_alloc_filled(const ernie_allocator *allocator, size_t size);
+
+/* Does the system give huge pages to whoever asks? */
+ERN_FN bool ern_huge_pages_offered(void);
+
+/* Do most of [data, data + n) lie on huge pages? Reads a few of its bytes first, and whole lists of
+ * the system: milliseconds, more when the file has to come from a slow disk. */
+ERN_FN bool ern_on_huge_pages(const void *data, size_t n);
+
+/* Nobody will read [data, data + n) of a file's mapping soon. Reading it stays possible. */
+ERN_FN void ern_forget_pages(const void *data, size_t n);
+
+/* ---- Control groups ------------------------------------------------------------------------ */
+
+ERN_FN unsigned ern_group_cpus(void);    /* processors of their CPU quota, rounded up; 0: no limit */
+ERN_FN uint64_t ern_group_memory(void);  /* bytes left, files' pages taken for free; UINT64_MAX: no limit */
+
+#ifdef __linux__
+/* The first line of a small file of /proc or /sys; false when it is absent, empty or too long. */
+ERN_FN bool ern_read_line(const char *path, char *line, size_t size);
+#endif
 
 /* ---- Time, chance, processors -------------------------------------------------------------- */
 
@@ -83,5 +109,6 @@ ERN_FN void ern_wait(atomic_uint *word, unsigned expected);
 ERN_FN void ern_wake_all(atomic_uint *word);
 ERN_FN void ern_cpu_relax(void);    /* one pause in a spin loop */
 ERN_FN void ern_thread_yield(void); /* let another thread run on this processor */
+ERN_FN void ern_sleep(double seconds); /* at least that long; signals end it early */
 
 #endif

@@ -30,7 +30,6 @@
 #define FILE_IN_BUFFER   ((size_t)64 << 10)
 #define FILE_OUT_BUFFER  ((size_t)1 << 20)
 #define FILE_NAME_TRIES  16
-#define FILE_HUGE_PAGE   ((size_t)2 << 20)
 
 /* What a path leads to. */
 enum { FILE_ABSENT, FILE_REGULAR, FILE_FOLDER, FILE_SPECIAL };
@@ -142,12 +141,6 @@ static const void *file_map(file_handle handle, size_t n)
     const void *data = MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, n);
     CloseHandle(mapping); /* the view keeps it alive */
     return data;
-}
-
-static void file_want_huge(void *data, size_t n)
-{
-    (void)data;
-    (void)n;
 }
 
 static void file_unmap(const void *data, size_t n)
@@ -271,17 +264,6 @@ static const void *file_map(file_handle handle, size_t n)
     return data == MAP_FAILED ? NULL : data;
 }
 
-/* A hint: without huge pages everything works as well. */
-static void file_want_huge(void *data, size_t n)
-{
-#ifdef MADV_HUGEPAGE
-    madvise(data, n, MADV_HUGEPAGE);
-#else
-    (void)data;
-    (void)n;
-#endif
-}
-
 static void file_unmap(const void *data, size_t n)
 {
     munmap((void *)data, n);
@@ -346,17 +328,6 @@ static ernie_status file_open_regular(file_handle *handle, const char *path, uin
 static const struct {
     alignas(64) unsigned char bytes[64];
 } file_empty = { { 0 } };
-
-/* The whole huge pages inside a block that is surely a mapping of its own, not a part of the heap. */
-ERN_FN void *ern_alloc_filled(const ernie_allocator *allocator, size_t size)
-{
-    unsigned char *data = ern_alloc_aligned(allocator, size);
-    if (!data || allocator->resize != ern_allocator_default()->resize || size < 32 * FILE_HUGE_PAGE)
-        return data;
-    const size_t before = (size_t)(-(uintptr_t)data % FILE_HUGE_PAGE);
-    file_want_huge(data + before, (size - before) / FILE_HUGE_PAGE * FILE_HUGE_PAGE);
-    return data;
-}
 
 typedef struct file_reading {
     file_handle handle;
@@ -664,5 +635,4 @@ ERN_FN void ern_file_in_close(ern_file_in *file)
 #undef FILE_IN_BUFFER
 #undef FILE_OUT_BUFFER
 #undef FILE_NAME_TRIES
-#undef FILE_HUGE_PAGE
 #undef FILE_NONE

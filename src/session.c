@@ -78,6 +78,7 @@ static ernie_status session_create(ernie_session **out, const ernie_model *model
         ern_session_free(s);
         return status;
     }
+    ern_huge_start(model->huge, &model->log);
     *out = s;
     return ERNIE_OK;
 }
@@ -130,7 +131,7 @@ ERN_FN ernie_status ern_session_plan(const ernie_model *model, const ernie_sessi
 static ernie_status session_step(ernie_session *s, const ern_batch *batch, ernie_error *error)
 {
     const ern_backend_ops *ops = s->model->ops;
-    const ern_weights *w = &s->model->weights;
+    const ern_weights *w = ern_model_weights(s->model);
     ops->begin(s->state, batch);
     ops->embed(s->state, &w->embed);
     for (uint32_t i = 0; i < w->hparams->n_layers; i++) {
@@ -141,7 +142,10 @@ static ernie_status session_step(ernie_session *s, const ern_batch *batch, ernie
             ops->ffn(s->state, i, &w->layers[i]);
     }
     ops->head(s->state, w->final_norm, &w->head);
-    return ops->submit(s->state, error);
+    ern_huge_enter(s->model->huge);
+    const ernie_status status = ops->submit(s->state, error);
+    ern_huge_leave(s->model->huge);
+    return status;
 }
 
 ERN_FN void ern_session_mask(const ernie_model *model, float *logits, size_t n_rows)

@@ -2,10 +2,10 @@
  * holds places in the file. */
 #include "weights.h"
 
-ERN_FN ern_expert ern_weights_expert(const ern_weights *w, const ern_layer *layer, uint32_t expert)
+ERN_FN ern_expert ern_weights_expert(const ern_layer *layer, uint32_t expert)
 {
     const ern_record *r = &layer->experts[expert];
-    const unsigned char *data = w->file + r->offset;
+    const unsigned char *data = layer->file + r->offset;
     return (ern_expert){ .gate_up = { data, r->type, r->n_rows, r->n_cols },
                          .down = { data + ern_expert_down_offset(r), r->type2, r->n_rows2,
                                    r->n_cols2 } };
@@ -42,14 +42,17 @@ static void weights_place_layer(ern_weights *w, ern_layer *layer, const ern_reco
 }
 
 /* The reader has checked that every record is there, so placing is all that is left. */
-ERN_FN void ern_weights_place(ern_weights *w, const ern_format *format, ern_layer *layers)
+ERN_FN void ern_weights_place(ern_weights *w, const ern_format *format, const unsigned char *file,
+                              ern_layer *layers)
 {
     const ern_header *h = format->header;
-    w->file = format->data;
+    w->file = file;
     w->hparams = &h->hparams;
     w->layers = layers;
-    for (uint32_t i = 0; i < h->hparams.n_layers; i++)
+    for (uint32_t i = 0; i < h->hparams.n_layers; i++) {
         layers[i].moe = ern_layer_is_moe(&h->hparams, i);
+        layers[i].file = file;
+    }
     for (uint32_t i = 0; i < h->n_records; i++) {
         const ern_record *r = &format->records[i];
         if (r->kind == ERN_EMBED)

@@ -16,11 +16,12 @@ typedef struct ern_layer {
     ern_matrix router;                      /* moe: [E][h] f32 */
     const float *router_bias;               /* moe: [E], or NULL */
     ern_matrix shared_gate_up, shared_down; /* moe: absent (data NULL) without shared experts */
-    const ern_record *experts;              /* moe: [E] records */
+    const ern_record *experts;              /* moe: [E] records, */
+    const unsigned char *file;              /* whose offsets count from here */
 } ern_layer;
 
 typedef struct ern_weights {
-    const unsigned char *file; /* the mapping that records point into */
+    const unsigned char *file; /* the bytes that records point into */
     const ern_hparams *hparams;
     ern_matrix embed, head; /* head is embed when tied */
     const float *final_norm;
@@ -31,10 +32,11 @@ typedef struct ern_weights {
 typedef struct ern_expert {
     ern_matrix gate_up, down;
 } ern_expert;
-ERN_FN ern_expert ern_weights_expert(const ern_weights *weights, const ern_layer *layer,
-                                     uint32_t expert);
+ERN_FN ern_expert ern_weights_expert(const ern_layer *layer, uint32_t expert);
 
-/* Fill the tables of a file that the reader has accepted; `layers` [n_layers] is the caller's, zeroed. */
-ERN_FN void ern_weights_place(ern_weights *weights, const ern_format *format, ern_layer *layers);
+/* Fill the tables of a file that the reader has accepted, with places in `file`: its bytes, or a copy of
+ * them. `layers` [n_layers] is the caller's, zeroed. */
+ERN_FN void ern_weights_place(ern_weights *weights, const ern_format *format,
+                              const unsigned char *file, ern_layer *layers);
 
 #endif

@@ -248,7 +248,7 @@ static void cpu_note_types(ern_backend *b)
                                           &layer->down, &layer->shared_gate_up, &layer->shared_down };
         for (size_t j = 0; j < ERN_COUNT(all); j++) cpu_note_type(b, all[j], false);
         for (uint32_t e = 0; layer->moe && e < w->hparams->n_experts; e++) {
-            const ern_expert expert = ern_weights_expert(w, layer, e);
+            const ern_expert expert = ern_weights_expert(layer, e);
             cpu_note_type(b, &expert.gate_up, true);
             cpu_note_type(b, &expert.down, true);
         }

@@ -63,7 +63,7 @@ static void moe_plan(ern_backend_state *s, const ern_layer *layer)
     for (uint32_t e = 0; e < hp->n_experts; e++) {
         const uint32_t begin = s->expert_begin[e], n = s->expert_begin[e + 1] - begin;
         if (n == 0) continue;
-        const ern_expert w = ern_weights_expert(s->backend->weights, layer, e);
+        const ern_expert w = ern_weights_expert(layer, e);
         s->segments[s->n_segments++] = (cpu_segment){ .gate_up = w.gate_up,
                                                       .down = w.down,
                                                       .in = one ? &s->normed : &s->gathered,

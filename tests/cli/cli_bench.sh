@@ -11,7 +11,7 @@ for field in tokens tps context read_fraction; do
     says out "(^|[^a-z_])$field([^a-z_]|\$)"
 done
 ok bench $MODEL -p 16 -n 4 --repeat 2 --json
-json 'set(v) >= {"load_s", "prefill_tps", "decode_tps", "bytes_per_token", "read_gbps", "decode_read_fraction", "threads"}'
+json 'set(v) >= {"load_s", "prefill_tps", "decode_tps", "bytes_per_token", "read_gbps", "decode_read_fraction", "threads", "pages"}'
 json 'all(v[k] > 0 for k in ("load_s", "prefill_tps", "decode_tps", "bytes_per_token", "read_gbps", "threads"))'
 json 'abs(v["decode_read_fraction"] / (v["bytes_per_token"] * v["decode_tps"] / v["read_gbps"] / 1e9) - 1) < 1e-3'
 json 'v["prompt_tokens"] == 16 and v["decode_tokens"] == 4 and v["repeat"] == 2'

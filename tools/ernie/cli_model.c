@@ -10,6 +10,9 @@ enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256, CLI_SIZE_TEXT = 32 };
 int cli_open_model(cli_context *cli, ernie_model **model)
 {
     ernie_model_options options = ERNIE_MODEL_OPTIONS_INIT;
+    const char *pages = cli->options.pages ? cli->options.pages : "auto";
+    options.no_mmap = strcmp(pages, "read") == 0;
+    options.no_copy = strcmp(pages, "mapped") == 0 || options_given(&cli->options, "memory");
     options.cpu = cli->options.cpu;
     options.backend = cli->options.backend;
     options.progress = progress_update;

@@ -114,6 +114,7 @@ static int bench_run(bench_state *bench)
                                &bench->decode[i], &error);
     interrupt_watch(NULL);
     progress_erase(&bench->cli->bar);
+    bench->info = cli_model_info(bench->model); /* the pages may have changed */
     return status == ERNIE_OK ? CLI_OK : cli_fail_error(bench->cli, NULL, &error);
 }
 
@@ -203,6 +204,7 @@ static void bench_print(const bench_state *bench)
                      1e-9 * bytes * bench->decode[i], 100 * part,
                      part > 1 ? " (its weights stay in the caches)" : "");
     }
+    output_print(out, "pages      %s\n", bench->info.pages);
     output_print(out, "memory     %.2f GB/s read with %u threads\n", 1e-9 * bench->read_rate,
                  bench->memory.n_threads);
 }
@@ -253,6 +255,7 @@ static void bench_print_json(const bench_state *bench)
     json_object_set_new(root, "version", json_string(ernie_version()));
     json_object_set_new(root, "cpu", json_string(bench->info.cpu));
     json_object_set_new(root, "types", json_string(bench->info.types));
+    json_object_set_new(root, "pages", json_string(bench->info.pages));
     json_object_set_new(root, "model_bytes", output_count(bench->info.n_bytes));
     json_object_set_new(root, "session_bytes", output_count(bench->memory.total_bytes));
     output_json(&bench->cli->out, root);

@@ -241,6 +241,7 @@ static void run_print_json(cli_context *cli, run_state *run)
     json_object_set_new(root, "decode_tps",
                         output_number(run_rate(result->n_generated, result->decode_seconds)));
     json_object_set_new(root, "seed", output_count(result->seed));
+    json_object_set_new(root, "pages", json_string(cli_model_info(run->model).pages));
     if (answer->logprobs) json_object_set(root, "logprobs", answer->logprobs);
     output_json(&cli->out, root);
 }

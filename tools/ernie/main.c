@@ -34,7 +34,7 @@ const cli_command cli_commands[] = {
       "with what was written so far and status 130.\n\n"
       "The JSON object of --json holds ids (the new tokens), text, reasoning (thinking models),\n"
       "stop (end, id, string, length or context), prompt_tokens, generated_tokens, prefill_tps,\n"
-      "decode_tps and seed, and with --logprobs the list logprobs." },
+      "decode_tps, seed and pages (where the weights lie), and with --logprobs the list logprobs." },
     { { "chat", COMMAND_CHAT, main_model },
       cmd_chat,
       "MODEL [--system TEXT] ...",
@@ -105,8 +105,8 @@ const cli_command cli_commands[] = {
       "(bytes_per_token times tps over the bandwidth measured); read_gbps, that bandwidth;\n"
       "weight_bytes_per_token and kv_bytes_per_token (of one token in the context); the first\n"
       "items of both lists again as prefill_tps, prompt_tokens, decode_tps, bytes_per_token and\n"
-      "decode_read_fraction; decode_tokens, repeat, threads, version, cpu, types, model_bytes and\n"
-      "session_bytes." },
+      "decode_read_fraction; decode_tokens, repeat, threads, version, cpu, types, pages (where the\n"
+      "weights lay at the end), model_bytes and session_bytes." },
     { { "synth", COMMAND_SYNTH, main_out },
       cmd_synth,
       "OUT --shape 21b|300b|0.3b|demo [--layers N] [--type T]",

@@ -132,6 +132,10 @@ static const option_row option_rows[] = {
     { "memory", 0, "SIZE", OPTION_SIZE, SESSIONS, AT(memory), 0, 0, NULL,
       "refuse to start when keys, values and scratch need more than SIZE, such as 512M or 4G; "
       "weights are mapped from the file and not counted [no limit]" },
+    { "pages", 0, "KIND", OPTION_CHOICE, SESSIONS, AT(pages), 0, 0, "auto|mapped|read",
+      "where weights lie: auto (mapped from the file, and copied to huge pages in idle time where that "
+      "is faster and memory allows), mapped (no copy), or read (into memory at once) [auto; mapped "
+      "with --memory]" },
     { "threads", 0, "N", OPTION_COUNT, SESSIONS, AT(n_threads), 1, THREADS_MAX, NULL,
       "worker threads [one per physical core]" },
     { "backend", 0, "NAME", OPTION_CHOICE, MODELS, AT(backend), 0, 0, "auto|cpu",

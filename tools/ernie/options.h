@@ -47,7 +47,7 @@ typedef struct program_options {
 
     bool help, quiet, json, raw, records, special, literal_text, force, all;
     const char *prompt, *system_message, *search_context, *load_session, *save_session;
-    const char *backend, *cpu, *kv;
+    const char *backend, *cpu, *kv, *pages;
     const char *type, *chat, *name, *shape;
     uint32_t n_tokens, n_layers, n_ctx, n_threads, n_limit, n_repeat, n_logprobs, top_k;
     float temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;
