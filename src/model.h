@@ -1,5 +1,5 @@
-/* An open model: the checked file as typed tables, its tokenizer, its backend. Immutable after open,
- * shared by sessions on any thread. */
+/* An open model: the checked file as typed tables, its tokenizer, its backend. Immutable after open
+ * but for where its weights lie (`in_use`), shared by sessions on any thread. */
 #ifndef ERN_MODEL_H
 #define ERN_MODEL_H
 
