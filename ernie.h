@@ -189,7 +189,7 @@ ERNIE_API ernie_model_options ernie_model_options_init(void);
  *
  * Where the system maps files through small pages, decoding is slower than the memory allows. From the
  * first session on a thread of the library then copies a mapped file of 64 MiB or more to huge pages,
- * in the time that no session computes (after five seconds also at a fifth of one processor), and
+ * in the time that no session computes (after ten seconds also at half of one processor), and
  * sessions go on with the copy when it is whole; results are the same to the last bit. Linux only, and
  * only when a quarter of the available memory and 1 GiB stay free. It does not happen with `no_copy`,
  * `no_mmap` or an allocator of the application's. ernie_model_info.pages says where the weights lie.

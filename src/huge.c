@@ -7,8 +7,8 @@
 #define HUGE_SPARE_BYTES ((uint64_t)1 << 30)
 #define HUGE_PIECE_BYTES ((size_t)2 << 20) /* between two looks at whose turn it is */
 #define HUGE_LOOK_PIECES 64                /* between two looks at the memory left */
-#define HUGE_PATIENCE    5.0               /* seconds in which only idle time is used */
-#define HUGE_REST        4.0 /* times a piece's duration to rest after it while others compute */
+#define HUGE_PATIENCE    10.0              /* seconds in which only idle time is used */
+#define HUGE_REST        1.0 /* times a piece's duration to rest after it while others compute */
 #define HUGE_NAP         2e-3
 
 enum { HUGE_MAPPED, HUGE_ALREADY, HUGE_COPYING, HUGE_COPIED };

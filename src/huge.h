@@ -1,7 +1,7 @@
 /* A copy of a mapped file on huge pages, made in the background and used once it is whole.
  *
  * Reading gigabytes through pages of 4 KiB costs a miss of the address cache every 4 KiB. Opening by
- * mapping stays instant; the copy is made while nobody computes, and after a while at a fifth of a
+ * mapping stays instant; the copy is made while nobody computes, and after a while at half of a
  * thread's time even so. It is not made where it cannot help (the mapping lies on huge pages already,
  * the system has none) or would press others (too little memory). Knows bytes, no models. */
 #ifndef ERN_HUGE_H

@@ -83,7 +83,7 @@ static void the_copy_is_whole(void **state)
     free(data);
 }
 
-/* For five seconds only idle time is used; 80 MB in 2 MiB pieces take longer than that at a fifth of
+/* For ten seconds only idle time is used; 80 MB in 2 MiB pieces take longer than that at half of
  * the time only on slow machines, so nothing is said about afterwards. */
 static void who_computes_goes_first(void **state)
 {
