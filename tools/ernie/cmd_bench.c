@@ -202,7 +202,7 @@ static void bench_print(const bench_state *bench)
                      "%.1f%% of the memory's%s\n",
                      bench->decode[i], bench->n_tokens, (int)bench->contexts->ids[i], 1e-6 * bytes,
                      1e-9 * bytes * bench->decode[i], 100 * part,
-                     part > 1 ? " (its weights stay in the caches)" : "");
+                     part > 1 ? " (caches and prefetching beat the plain loop)" : "");
     }
     output_print(out, "pages      %s\n", bench->info.pages);
     output_print(out, "memory     %.2f GB/s read with %u threads\n", 1e-9 * bench->read_rate,
