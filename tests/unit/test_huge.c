@@ -7,6 +7,7 @@
 #include "../../src/os.h"
 #include "../../tools/convert/synth.h"
 #include "convert_run.h"
+#include "test_allocator.h"
 
 #define SOURCE_BYTES (((size_t)80 << 20) + 4711)
 #define WAIT_SECONDS 120.0
@@ -140,15 +141,6 @@ static void small_files_stay(void **state)
 
 /* ---- A model ------------------------------------------------------------------------------- */
 
-static void *plain_resize(void *user, void *ptr, size_t old_size, size_t new_size)
-{
-    (void)user;
-    (void)old_size;
-    if (new_size) return realloc(ptr, new_size);
-    free(ptr);
-    return NULL;
-}
-
 static ernie_model *open_model(const ernie_model_options *options)
 {
     ernie_model *m;
@@ -213,7 +205,9 @@ static void models_move_and_say_the_same(void **state)
     free(logits);
     ernie_model_close(m);
 
-    const ernie_allocator own = { plain_resize, NULL };
+    test_allocator counting;
+    ernie_allocator own;
+    test_allocator_begin(&counting, &own);
     stays = ernie_model_options_init();
     stays.allocator = &own;
     m = open_model(&stays);

@@ -514,9 +514,41 @@ static void threads_leave_signals_alone(void **state)
     assert_int_equal(sigismember(&before, SIGINT), sigismember(&after, SIGINT));
 }
 
+/* What is available is part of what the machine has, and no more than the control groups leave. */
+static void memory_is_counted(void **state)
+{
+    (void)state;
+    const uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    const uint64_t available = ern_memory_available();
+    assert_true(available > 0 && available < machine);
+    assert_true(ern_group_memory() > 0);
+}
+
+/* Filled blocks come from whatever allocator is given, aligned, and go back there. */
+static void filled_blocks_go_back(void **state)
+{
+    (void)state;
+    const size_t sizes[] = { 1, 4096, ((size_t)65 << 20) + 3 };
+    test_allocator counting;
+    ernie_allocator own;
+    test_allocator_begin(&counting, &own);
+    for (size_t i = 0; i < 2 * ERN_COUNT(sizes); i++) {
+        const ernie_allocator *a = i % 2 ? &own : ern_allocator_default();
+        unsigned char *data = ern_alloc_filled(a, sizes[i / 2]);
+        assert_non_null(data);
+        assert_int_equal((uintptr_t)data % ERN_CACHE_LINE, 0);
+        data[0] = data[sizes[i / 2] - 1] = 1;
+        ern_free_aligned(a, data, sizes[i / 2]);
+    }
+    assert_int_equal(atomic_load(&counting.live), 0);
+    assert_int_equal(atomic_load(&counting.n_wrong_sizes), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(memory_is_counted),
+        cmocka_unit_test(filled_blocks_go_back),
         cmocka_unit_test(view_holds_the_file),
         cmocka_unit_test(view_of_an_empty_file),
         cmocka_unit_test(view_refuses),

@@ -10,9 +10,11 @@ enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256, CLI_SIZE_TEXT = 32 };
 int cli_open_model(cli_context *cli, ernie_model **model)
 {
     ernie_model_options options = ERNIE_MODEL_OPTIONS_INIT;
-    const char *pages = cli->options.pages ? cli->options.pages : "auto";
+    const char *pages = cli->options.pages                      ? cli->options.pages
+                        : options_given(&cli->options, "memory") ? "mapped"
+                                                                 : "auto";
     options.no_mmap = strcmp(pages, "read") == 0;
-    options.no_copy = strcmp(pages, "mapped") == 0 || options_given(&cli->options, "memory");
+    options.no_copy = strcmp(pages, "mapped") == 0;
     options.cpu = cli->options.cpu;
     options.backend = cli->options.backend;
     options.progress = progress_update;
@@ -82,7 +84,7 @@ static const char *cli_size(uint64_t n_bytes, char text[CLI_SIZE_TEXT])
     return text;
 }
 
-/* The weights are mapped: the system can drop and read them again, so they do not count. */
+/* Weights do not count: mapped, as they are here unless asked otherwise, the system can drop them. */
 static int cli_check_memory(cli_context *cli, const ernie_memory *memory)
 {
     if (!options_given(&cli->options, "memory") || memory->total_bytes <= cli->options.memory)

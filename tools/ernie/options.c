@@ -131,7 +131,7 @@ static const option_row option_rows[] = {
       "type of the cached keys and values: f16, f32 or q8 [f32]" },
     { "memory", 0, "SIZE", OPTION_SIZE, SESSIONS, AT(memory), 0, 0, NULL,
       "refuse to start when keys, values and scratch need more than SIZE, such as 512M or 4G; "
-      "weights are mapped from the file and not counted [no limit]" },
+      "weights are not counted, wherever they lie [no limit]" },
     { "pages", 0, "KIND", OPTION_CHOICE, SESSIONS, AT(pages), 0, 0, "auto|mapped|read",
       "where weights lie: auto (mapped from the file, and copied to huge pages in idle time where that "
       "is faster and memory allows), mapped (no copy), or read (into memory at once) [auto; mapped "
