@@ -8,28 +8,28 @@
 
 ERN_FN const char *ern_type_name(unsigned type)
 {
-    static const char *const name[ERN_N_TYPES] = { "f32", "f16", "bf16", "w8", "w4" };
+    static const char *const name[ERN_N_TYPES] = { "f32", "f16", "bf16", "w8",
+                                                   "w4",  "c4",  "c3",   "c2" };
     return type < ERN_N_TYPES ? name[type] : "?";
 }
 
 ERN_FN uint64_t ern_row_bytes(unsigned type, uint32_t n_cols)
 {
-    if (type > ERN_BF16) return 0;
+    if (ern_type_is_grouped(type)) return 0;
     return ern_round_up_u64((uint64_t)n_cols * (type == ERN_F32 ? 4u : 2u), 64);
 }
 
 ERN_FN uint64_t ern_group_bytes(unsigned type, uint32_t n_cols)
 {
     const uint32_t n_blocks = ern_n_blocks(n_cols);
-    const uint64_t tables = ERN_GROUP_ROWS * sizeof(float) + ern_group_scale_bytes(n_blocks);
-    if (type == ERN_W8) return tables + (uint64_t)n_blocks * (ERN_GROUP_ROWS * ERN_BLOCK_COLS);
-    if (type == ERN_W4) return tables + (uint64_t)n_blocks * (ERN_GROUP_ROWS * ERN_BLOCK_COLS / 2);
-    return ERN_GROUP_ROWS * ern_row_bytes(type, n_cols);
+    if (!ern_type_is_grouped(type)) return ERN_GROUP_ROWS * ern_row_bytes(type, n_cols);
+    return ERN_GROUP_ROWS * sizeof(float) + ern_group_scale_bytes(type, n_blocks)
+           + (uint64_t)n_blocks * ern_block_bytes(type);
 }
 
 ERN_FN uint64_t ern_matrix_bytes(unsigned type, uint32_t n_rows, uint32_t n_cols)
 {
-    if (type <= ERN_BF16) return n_rows * ern_row_bytes(type, n_cols);
+    if (!ern_type_is_grouped(type)) return n_rows * ern_row_bytes(type, n_cols);
     return ern_n_groups(n_rows) * ern_group_bytes(type, n_cols);
 }
 

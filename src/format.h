@@ -9,7 +9,7 @@
 #include "hash.h"
 
 #define ERN_MAGIC "ERNIE\r\n\x1a" /* 8 bytes: catches text-mode transfers */
-#define ERN_FORMAT_VERSION 1u
+#define ERN_FORMAT_VERSION 2u
 #define ERN_HEADER_BYTES 4096u
 #define ERN_N_SECTIONS 6u
 
@@ -31,11 +31,20 @@ typedef enum ern_type {
     ERN_BF16 = 2,
     ERN_W8 = 3,
     ERN_W4 = 4,
-    /* reserved: 5 c4, 6 c3, 7 c2, 8 ccq2 */
-    ERN_N_TYPES = 5
+    ERN_C4 = 5,
+    ERN_C3 = 6,
+    ERN_C2 = 7,
+    /* reserved: 8 ccq2 */
+    ERN_N_TYPES = 8
 } ern_type;
 
 ERN_FN const char *ern_type_name(unsigned type); /* "w4"; "?" when unknown */
+
+/* Rows lie in groups of 16, and products read activations of 8 bits: w8, w4, c4, c3, c2. */
+static ERN_INLINE bool ern_type_is_grouped(unsigned type) { return type >= ERN_W8; }
+
+/* The format version that brought the type; a file that holds it must not admit older readers. */
+static ERN_INLINE uint32_t ern_type_version(unsigned type) { return type >= ERN_C4 ? 2 : 1; }
 
 /* ---- How a matrix lies in the file ------------------------------------------------------------
  *
@@ -44,8 +53,8 @@ ERN_FN const char *ern_type_name(unsigned type); /* "w4"; "?" when unknown */
  * f32, f16, bf16: row-major; each row starts at a multiple of 64 bytes (ern_row_bytes), the gap is
  * zero. There are n_rows rows.
  *
- * w8, w4: rows in groups of 16, columns in blocks of 32; both counts are rounded up and the padding
- * holds zero scales. n_blocks = ceil(n_cols / 32). A group is one record of ern_group_bytes:
+ * The others: rows in groups of 16, columns in blocks of 32; both counts are rounded up and the padding
+ * holds zero scales. n_blocks = ceil(n_cols / 32). A group is one record of ern_group_bytes. w8, w4:
  *
  *     f32 row_scale[16]
  *     u8  scale[n_blocks][16]                      then zeros up to a multiple of 64
@@ -56,9 +65,26 @@ ERN_FN const char *ern_type_name(unsigned type); /* "w4"; "?" when unknown */
  * Weight: w8  row_scale[r] * scale[b][r] * code            code in -127 .. 127
  *         w4  row_scale[r] * scale[b][r] * ern_w4_level[code]
  *
+ * c2, c3, c4, with W = 2, 3, 4:
+ *
+ *     f32 row_scale[16]
+ *     u8  scale[ceil(n_blocks / 2)][16]            low nibble: q of block 2 p, high: of block 2 p + 1;
+ *                                                  then zeros up to a multiple of 64
+ *     u32 word[n_blocks][W][16]                    word 0 and 1: low and high half of the row's code C;
+ *                                                  c3: word 2, bit 8 j + v: u of column 4 v + j
+ *                                                  c4: word 2 + v / 4, bits 8 j + 2 (v % 4) and the
+ *                                                  next: u of column 4 v + j
+ *
+ * Weight: row_scale[r] * (q + 4) * level[index]
+ *         column 8 i + j: w = ror64(C, 8 j + 2 i) & 127; index = ((w ^ (w >> 5)) & 15) | u << 4
+ *
+ * C is a tail-biting convolutional code: neighbouring windows w overlap in 5 of their 7 bits, which is
+ * what makes 2 bits a weight worth more than 4 free levels (spec/quantization.md 5.1). Byte j of C
+ * shifted by 2 i is the window of column 8 i + j: again one 32-bit lane a row.
+ *
  * So 64 consecutive decoded bytes are 16 rows x 4 columns: one vector register whose 32-bit lanes
- * are rows; one broadcast of 4 activations feeds all of them. Bits a weight: w8 8.25, w4 4.25, plus
- * 32 / n_cols.
+ * are rows; one broadcast of 4 activations feeds all of them. Bits a weight: w8 8.25, w4 4.25, c4
+ * 4.125, c3 3.125, c2 2.125, plus 32 / n_cols.
  *
  * gate and up are one matrix of 2 * round_up(I, 16) rows: 16 rows of gate, the same 16 rows of up,
  * and so on (in every type), so that SwiGLU finishes where the product ends. Rows that pad I to a
@@ -69,19 +95,73 @@ ERN_FN const char *ern_type_name(unsigned type); /* "w4"; "?" when unknown */
 static const int8_t ern_w4_level[16] = { -60, -46, -36, -29, -22, -15, -9, -3,
                                          3,   9,   15,  22,  29,  37,  46, 60 };
 
+/* Levels by index; |level| <= 63 lets a kernel add 64 and multiply unsigned bytes without overflow. */
+/* clang-format off */
+static const int8_t ern_c2_level[16] = { 63, -12, 17, -62, -13, 7, -34, 35, 38, 12, -1, -23, 21, 1, -36, -9 };
+static const int8_t ern_c3_level[32] = {
+     -1,   5,  -9, -19, -11, -63, -21, -31,  -7, -15, -26,  -1, -45, -12, -19, -35,
+     36,  63,  23,  14,  26,  -4,  12,   5,  30,  18,   8,  45,  -3,  19,  12,   3
+};
+static const int8_t ern_c4_level[64] = {
+    -20, -37, -25, -16, -12, -22, -16, -29, -63, -23, -33, -27, -45, -14, -20, -17,
+     -4, -12,  -8,  -2,   1,  -6,  -2,  -9, -15,  -6, -11,  -8, -10,   0,  -6,  -4,
+      8,   1,   5,  10,  14,   6,  11,   4,  -2,   6,   1,   4,   3,  12,   7,   9,
+     27,  14,  20,  33,  61,  22,  45,  18,  11,  22,  16,  18,  16,  38,  25,  30
+};
+/* clang-format on */
+
 static ERN_INLINE uint32_t ern_n_groups(uint32_t n_rows) { return (n_rows + 15) / 16; }
 static ERN_INLINE uint32_t ern_n_blocks(uint32_t n_cols) { return (n_cols + 31) / 32; }
 static ERN_INLINE uint32_t ern_gate_up_rows(uint32_t width) { return 2 * 16 * ern_n_groups(width); }
 
-/* Bytes of one row (plain types), of one group of 16 rows (w8, w4: including both scale tables), of
- * the scale table; dimensions up to ERN_VOCAB_MAX cannot overflow. */
+/* Bytes of one row (plain types), of one group of 16 rows (including both scale tables), of the scale
+ * table, of one block of 16 rows; dimensions up to ERN_VOCAB_MAX cannot overflow. */
 ERN_FN uint64_t ern_row_bytes(unsigned type, uint32_t n_cols);
 ERN_FN uint64_t ern_group_bytes(unsigned type, uint32_t n_cols);
 ERN_FN uint64_t ern_matrix_bytes(unsigned type, uint32_t n_rows, uint32_t n_cols);
 
-static ERN_INLINE size_t ern_group_scale_bytes(uint32_t n_blocks)
+static ERN_INLINE size_t ern_group_scale_bytes(unsigned type, uint32_t n_blocks)
 {
-    return ern_round_up((size_t)n_blocks * 16, 64);
+    const size_t n_lines = type >= ERN_C4 ? ((size_t)n_blocks + 1) / 2 : n_blocks;
+    return ern_round_up(n_lines * 16, 64);
+}
+
+static ERN_INLINE size_t ern_block_bytes(unsigned type)
+{
+    static const uint16_t bytes[ERN_N_TYPES] = {
+        [ERN_W8] = 512, [ERN_W4] = 256, [ERN_C4] = 256, [ERN_C3] = 192, [ERN_C2] = 128
+    };
+    return bytes[type];
+}
+
+/* What multiplies row_scale and level in row r of block b; scale: a group's table. */
+static ERN_INLINE unsigned ern_block_scale(unsigned type, const unsigned char *scale, uint32_t b,
+                                           unsigned r)
+{
+    if (type < ERN_C4) return scale[b * (size_t)16 + r];
+    return (scale[b / 2 * (size_t)16 + r] >> b % 2 * 4 & 15u) + 4;
+}
+
+/* The level of column c (0 .. 31) in row r of one block; code: the block's first byte. */
+static ERN_INLINE int ern_block_level(unsigned type, const unsigned char *code, unsigned r, unsigned c)
+{
+    if (type == ERN_W8) return (int8_t)code[(c / 4 * 16 + r) * 4 + c % 4];
+    if (type == ERN_W4) {
+        const unsigned byte = code[(c / 8 * 16 + r) * 4 + c % 4];
+        return ern_w4_level[c / 4 % 2 ? byte >> 4 : byte & 15];
+    }
+    uint32_t low, high, plane = 0;
+    memcpy(&low, code + 4 * r, sizeof low);
+    memcpy(&high, code + 64 + 4 * r, sizeof high);
+    if (type != ERN_C2)
+        memcpy(&plane, code + (type == ERN_C4 && c >= 16 ? 192 : 128) + 4 * r, sizeof plane);
+    const uint64_t whole = (uint64_t)high << 32 | low;
+    const unsigned at = 8 * (c % 8) + 2 * (c / 8);
+    const unsigned w = (unsigned)(whole >> at | whole << (-at & 63u)) & 127;
+    const unsigned index = (w ^ w >> 5) & 15;
+    if (type == ERN_C2) return ern_c2_level[index];
+    if (type == ERN_C3) return ern_c3_level[index | (plane >> (8 * (c % 4) + c / 4) & 1) << 4];
+    return ern_c4_level[index | (plane >> (8 * (c % 4) + 2 * (c / 4 % 4)) & 3) << 4];
 }
 
 /* A matrix in place. */

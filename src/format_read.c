@@ -274,6 +274,10 @@ static ernie_status reader_record_type(const reader_walk *w, const ern_record *r
     ERN_FAIL_IF(worst >= ERN_N_TYPES, error, ERNIE_UNSUPPORTED,
                 "tensor \"%s\" has weight type %u, this library knows 0 .. %u", w->name, worst,
                 (unsigned)ERN_N_TYPES - 1);
+    const uint32_t version_min = w->format->header->version_min, needed = ern_type_version(worst);
+    ERN_FAIL_IF(needed > version_min, error, ERNIE_FORMAT,
+                "tensor \"%s\" has type %s of format version %u, the header admits readers of %u",
+                w->name, ern_type_name(worst), (unsigned)needed, (unsigned)version_min);
     ERN_FAIL_IF(ern_kind_is_f32(r->kind) && r->type != ERN_F32, error, ERNIE_FORMAT,
                 "tensor \"%s\" has type %s, must be f32", w->name, ern_type_name(r->type));
     ERN_FAIL_IF(r->kind != ERN_EXPERT && r->type2, error, ERNIE_FORMAT,

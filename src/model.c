@@ -264,11 +264,14 @@ ERN_FN void ern_model_info(const ernie_model *m, ernie_model_info *i)
 ERN_FN void ern_model_record_info(const ernie_model *m, size_t index, ernie_record_info *info)
 {
     static const char *const pairs[ERN_N_TYPES][ERN_N_TYPES] = {
-        { "f32", "f32+f16", "f32+bf16", "f32+w8", "f32+w4" },
-        { "f16+f32", "f16", "f16+bf16", "f16+w8", "f16+w4" },
-        { "bf16+f32", "bf16+f16", "bf16", "bf16+w8", "bf16+w4" },
-        { "w8+f32", "w8+f16", "w8+bf16", "w8", "w8+w4" },
-        { "w4+f32", "w4+f16", "w4+bf16", "w4+w8", "w4" },
+        { "f32", "f32+f16", "f32+bf16", "f32+w8", "f32+w4", "f32+c4", "f32+c3", "f32+c2" },
+        { "f16+f32", "f16", "f16+bf16", "f16+w8", "f16+w4", "f16+c4", "f16+c3", "f16+c2" },
+        { "bf16+f32", "bf16+f16", "bf16", "bf16+w8", "bf16+w4", "bf16+c4", "bf16+c3", "bf16+c2" },
+        { "w8+f32", "w8+f16", "w8+bf16", "w8", "w8+w4", "w8+c4", "w8+c3", "w8+c2" },
+        { "w4+f32", "w4+f16", "w4+bf16", "w4+w8", "w4", "w4+c4", "w4+c3", "w4+c2" },
+        { "c4+f32", "c4+f16", "c4+bf16", "c4+w8", "c4+w4", "c4", "c4+c3", "c4+c2" },
+        { "c3+f32", "c3+f16", "c3+bf16", "c3+w8", "c3+w4", "c3+c4", "c3", "c3+c2" },
+        { "c2+f32", "c2+f16", "c2+bf16", "c2+w8", "c2+w4", "c2+c4", "c2+c3", "c2" },
     };
     const ern_record *r = &m->format.records[index];
     ern_record_name(r, m->format.header->hparams.n_layers, info->name_buffer);

@@ -172,7 +172,7 @@ static ERN_INLINE void cpu_share(const cpu_run *run, size_t n, size_t *begin, si
 
 static ERN_INLINE bool cpu_quantized(const ern_matrix *w)
 {
-    return w->type == ERN_W8 || w->type == ERN_W4;
+    return ern_type_is_grouped(w->type);
 }
 
 /* Rows first .. first + n - 1 as a product's operand. */

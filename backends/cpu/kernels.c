@@ -122,7 +122,7 @@ static ERN_INLINE kernels_group kernels_group_at(const ern_matrix *w, uint32_t g
     kernels_group g;
     g.row_scale = (const float *)(const void *)p;
     g.scale = p + 16 * sizeof(float);
-    g.code = g.scale + ern_group_scale_bytes(n_blocks);
+    g.code = g.scale + ern_group_scale_bytes(w->type, n_blocks);
     g.n_blocks = n_blocks;
     g.n_bytes = n_bytes;
     return g;

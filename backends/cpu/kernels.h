@@ -2,7 +2,7 @@
  * as format.h lays them out, nothing of models, sessions or threads.
  *
  * The base set (portable C) is the oracle of all others:
- *   - matmul of w8 and w4 is bit-identical in every set, for any number of tokens in a call: the
+ *   - matmul of w8, w4, c4, c3 and c2 is bit-identical in every set, for any number of tokens in a call: the
  *     integer sum of a block is exact, and its addition to the float accumulator is one fused
  *     multiply-add per (row, token, block), blocks in rising order;
  *   - everything else keeps one order of additions and the same fused multiply-adds in every set
@@ -13,7 +13,8 @@
 #include "../../src/format.h"
 #include "../../src/kv.h"
 
-/* Activations of a batch, as a product wants them: floats always, int8 blocks for w8 and w4.
+/* Activations of a batch, as a product wants them: floats always, int8 blocks for the
+ * grouped types.
  * Per token t and block b of 32 columns: scale = max|x| / 127 (0 for a zero block),
  * q = round-to-nearest-even(x / scale) computed as x * (127 / max|x|), sum = sum of the q. */
 typedef struct ern_act {
@@ -36,7 +37,7 @@ typedef struct ern_kernels {
     /* y[t][16 * g - 16 * group_begin + r] for groups g in [group_begin, group_end), rows r in
      * 0 .. 15, all tokens: the product of the matrix' rows 16 g + r with the activations. y_stride in
      * floats, y 64-byte aligned, y_stride a multiple of 16. Rows at and beyond n_rows give 0.
-     * One entry a type (ern_type). w8 and w4 read q, the others x. */
+     * One entry a type (ern_type). The grouped types read q, the others x. */
     void (*matmul[ERN_N_TYPES])(const ern_matrix *w, uint32_t group_begin, uint32_t group_end,
                                 const ern_act *a, float *y, size_t y_stride);
 

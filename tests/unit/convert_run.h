@@ -125,8 +125,11 @@ static inline float weight_at(const ern_matrix *m, uint32_t row, uint32_t col)
     const unsigned char *group = m->data + row / 16 * ern_group_bytes(m->type, m->n_cols);
     const uint32_t r = row % 16, b = col / 32, k = col % 32;
     const unsigned char *scales = group + 64;
-    const unsigned char *codes = scales + ern_group_scale_bytes(ern_n_blocks(m->n_cols));
+    const unsigned char *codes = scales + ern_group_scale_bytes(m->type, ern_n_blocks(m->n_cols));
     memcpy(&value, group + 4 * r, 4);
+    if (m->type >= ERN_C4)
+        return value * (float)ern_block_scale(m->type, scales, b, r)
+               * (float)ern_block_level(m->type, codes + b * ern_block_bytes(m->type), r, k);
     value *= (float)scales[b * 16 + r];
     if (m->type == ERN_W8)
         return value * (float)(int8_t)codes[((b * 8 + k / 4) * 16 + r) * 4 + k % 4];

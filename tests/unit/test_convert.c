@@ -59,9 +59,9 @@ static void check_matrix(const ern_record *r, unsigned matrix, const ern_matrix 
 static void values_arrive(void **state)
 {
     (void)state;
-    static const char *const types[ERN_N_TYPES] = { "f32", "f16", "bf16", "w8", "w4" };
+    static const char *const types[] = { "f32", "f16", "bf16", "w8", "w4" };
     for (int moe = 0; moe < 2; moe++) {
-        for (unsigned type = 0; type < ERN_N_TYPES; type++) {
+        for (unsigned type = 0; type < ERN_COUNT(types); type++) {
             checkpoint_begin(&model, moe);
             model.tied = moe;
             model.n_mtp = 2;

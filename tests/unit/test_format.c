@@ -78,6 +78,11 @@ static void sizes_are_those_of_the_prose(void **state)
         { ERN_W8, 17, 160, 64 + 128 + 5 * 512, 2 * (64 + 128 + 5 * 512) },
         { ERN_W4, 1, 1, 64 + 64 + 256, 384 },
         { ERN_W4, 33, 128, 64 + 64 + 4 * 256, 3 * (64 + 64 + 4 * 256) },
+        { ERN_C4, 1, 1, 64 + 64 + 256, 384 },
+        { ERN_C4, 16, 289, 64 + 128 + 10 * 256, 64 + 128 + 10 * 256 },
+        { ERN_C3, 17, 256, 64 + 64 + 8 * 192, 2 * (64 + 64 + 8 * 192) },
+        { ERN_C2, 16, 288, 64 + 128 + 9 * 128, 64 + 128 + 9 * 128 },
+        { ERN_C2, 17, 40, 64 + 64 + 2 * 128, 768 },
         /* the largest that the limits allow */
         { ERN_W8, ERN_VOCAB_MAX, ERN_DIM_MAX, UINT64_C(64) + 524288 + 16777216,
           UINT64_C(262144) * (64 + 524288 + 16777216) },
@@ -88,8 +93,88 @@ static void sizes_are_those_of_the_prose(void **state)
                     == cases[i].matrix_bytes);
     }
     assert_string_equal(ern_type_name(ERN_BF16), "bf16");
-    assert_string_equal(ern_type_name(5), "?");
+    assert_string_equal(ern_type_name(ERN_C2), "c2");
+    assert_string_equal(ern_type_name(ERN_N_TYPES), "?");
     assert_int_equal(ern_gate_up_rows(17), 64);
+}
+
+/* ---- Codes ----------------------------------------------------------------------------------- */
+
+/* The test vectors of the prose: one code, all planes zero, its 32 levels. */
+static void codes_decode_as_the_prose_says(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t code;
+        int level[32];
+    } cases[] = {
+        { 0x0123456789abcdef,
+          { 21,  -9,  -1, 12,  -13, 35, 17, -12, 38, 63,  12, -12, -23, -62, -1, 17,
+            21,  1,   -1, -23, -13, 7,  17, -62, -34, -36, 35, -36, 7,   1,   -13, 1 } },
+        { 0xfedcba9876543210,
+          { 63, -62, -34, 7,  38, -23, -36, 1,  -13, 21, 7,   1,  35,  -9, -34, -36,
+            63, -12, -34, 35, 38, 12,  -36, -9, -1,  17, -23, 17, 12, -12, 38,  -12 } },
+    };
+    for (size_t i = 0; i < ERN_COUNT(cases); i++)
+        for (unsigned r = 0; r < 16; r += 5) {
+            unsigned char block[256] = { 0 };
+            const uint32_t word[2] = { (uint32_t)cases[i].code, (uint32_t)(cases[i].code >> 32) };
+            memcpy(block + 4 * r, &word[0], 4);
+            memcpy(block + 64 + 4 * r, &word[1], 4);
+            for (unsigned c = 0; c < 32; c++) {
+                unsigned index = 0;
+                while (ern_c2_level[index] != cases[i].level[c]) index++;
+                assert_int_equal(ern_block_level(ERN_C2, block, r, c), cases[i].level[c]);
+                assert_int_equal(ern_block_level(ERN_C3, block, r, c), ern_c3_level[index]);
+                assert_int_equal(ern_block_level(ERN_C4, block, r, c), ern_c4_level[index]);
+            }
+        }
+}
+
+/* One bit of a plane changes one column, which the prose names. */
+static void planes_reach_their_columns(void **state)
+{
+    (void)state;
+    for (unsigned bit = 0; bit < 32; bit++) {
+        unsigned char c3[192] = { 0 }, c4[2][256] = { { 0 }, { 0 } };
+        const uint32_t plane = UINT32_C(1) << bit;
+        memcpy(c3 + 128 + 4 * 7, &plane, 4);
+        memcpy(c4[0] + 128 + 4 * 7, &plane, 4);
+        memcpy(c4[1] + 192 + 4 * 7, &plane, 4);
+        for (unsigned c = 0; c < 32; c++) {
+            const unsigned v = c / 4, j = c % 4, at = 8 * j + 2 * (v % 4);
+            assert_int_equal(ern_block_level(ERN_C3, c3, 7, c), ern_c3_level[8 * j + v == bit ? 16 : 0]);
+            for (unsigned p = 0; p < 2; p++) {
+                const unsigned u = v / 4 != p ? 0 : at == bit ? 1 : at + 1 == bit ? 2 : 0;
+                assert_int_equal(ern_block_level(ERN_C4, c4[p], 7, c), ern_c4_level[16 * u]);
+            }
+            assert_int_equal(ern_block_level(ERN_C3, c3, 6, c), ern_c3_level[0]);
+        }
+    }
+}
+
+static void scales_of_codes_are_nibbles(void **state)
+{
+    (void)state;
+    unsigned char scale[64] = { 0 };
+    scale[16 + 3] = 0xf5;
+    for (unsigned type = ERN_C4; type <= ERN_C2; type++) {
+        assert_int_equal(ern_block_scale(type, scale, 2, 3), 9);
+        assert_int_equal(ern_block_scale(type, scale, 3, 3), 19);
+        assert_int_equal(ern_block_scale(type, scale, 1, 3), 4);
+    }
+    assert_int_equal(ern_block_scale(ERN_W4, scale, 1, 3), 0xf5);
+}
+
+/* What kernels rely on: a level raised by 64 is an unsigned byte, and two products fit 16 bits. */
+static void levels_fit_unsigned_products(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 64; i++) {
+        assert_in_range(ern_c4_level[i] + 64, 1, 127);
+        assert_in_range(ern_c3_level[i % 32] + 64, 1, 127);
+        assert_in_range(ern_c2_level[i % 16] + 64, 1, 127);
+    }
 }
 
 static void expect_order(const ern_hparams *h, const char *const *names)
@@ -204,6 +289,7 @@ static void valid_images_open(void **state)
         { .moe = true, .no_router_bias = true, .untied = true, .type_expert_down = ERN_F16 },
         { .no_sections = true, .untied = true, .type_embed = ERN_BF16, .type_head = ERN_W4 },
         { .no_byte_pieces = true, .type_attention = ERN_F16, .chat_format = ERNIE_CHAT_THINKING },
+        { .moe = true, .type_attention = ERN_C4, .type_expert = ERN_C2, .type_expert_down = ERN_C3 },
     };
     for (size_t i = 0; i < ERN_COUNT(specs); i++) {
         size_t n;
@@ -215,6 +301,7 @@ static void valid_images_open(void **state)
         if (verify_image(&format, &error) != ERNIE_OK) fail_msg("%zu: %s", i, error.message);
         assert_ptr_equal(format.header, image);
         assert_int_equal(format.records[0].kind, ERN_EMBED);
+        assert_int_equal(format.header->version_min, specs[i].type_attention == ERN_C4 ? 2 : 1);
         assert_int_equal(format.tokenizer == NULL, specs[i].no_sections);
         assert_int_equal(format.chat == NULL, specs[i].no_sections);
         assert_int_equal(format.generation == NULL, specs[i].no_sections);
@@ -281,7 +368,7 @@ static const poke pokes[] = {
     /* header */
     { HEADER(magic), 0x4546544b, SEALED, ERNIE_FORMAT, "not an .ernie model file" },
     { HEADER(magic), 0x46554747, SEALED, ERNIE_FORMAT, "is a GGUF file, not an .ernie model" },
-    { HEADER(version), 2, UNSEALED, ERNIE_UNSUPPORTED, "format version 2" },
+    { HEADER(version), 3, UNSEALED, ERNIE_UNSUPPORTED, "format version 3" },
     { HEADER(version_min), 7, SEALED, ERNIE_UNSUPPORTED, "needs a reader of 7" },
     { HEADER(version_min), 7, UNSEALED, ERNIE_UNSUPPORTED, "checksum does not match" },
     { HEADER(version_min), 0, SEALED, ERNIE_FORMAT, "least reader 0" },
@@ -385,7 +472,9 @@ static const poke pokes[] = {
     { RECORD("layers.0.qkv", layer), 1, SEALED, ERNIE_FORMAT, "is \"layers.1.qkv\", must be \"layers.0.qkv\"" },
     { RECORD("layers.0.qkv", expert), 1, SEALED, ERNIE_FORMAT, "must be \"layers.0.qkv\"" },
     { RECORD("layers.1.experts.1", expert), 0, SEALED, ERNIE_FORMAT, "must be \"layers.1.experts.1\"" },
-    { RECORD("layers.0.qkv", type), 5, SEALED, ERNIE_UNSUPPORTED, "\"layers.0.qkv\" has weight type 5" },
+    { RECORD("layers.0.qkv", type), 8, SEALED, ERNIE_UNSUPPORTED, "\"layers.0.qkv\" has weight type 8" },
+    { RECORD("layers.0.qkv", type), ERN_C4, SEALED, ERNIE_FORMAT, "type c4 of format version 2, the header admits readers of 1" },
+    { RECORD("layers.1.experts.0", type2), ERN_C2, SEALED, ERNIE_FORMAT, "type c2 of format version 2" },
     { RECORD("layers.1.experts.0", type2), 200, SEALED, ERNIE_UNSUPPORTED, "weight type 200" },
     { RECORD("layers.0.qkv", type), ERN_W8, SEALED, ERNIE_FORMAT, "its shape and type make" },
     { RECORD("layers.0.qkv", type2), 1, SEALED, ERNIE_FORMAT, "only experts" },
@@ -521,7 +610,7 @@ static void admitted_newer_version_opens(void **state)
     ernie_error error = { ERNIE_OK, "" };
     unsigned char *image = test_model_build(&tiny, &n);
     ern_header *h = (ern_header *)(void *)image;
-    h->version = 2;
+    h->version = ERN_FORMAT_VERSION + 1;
     h->reserved1[0] = 5;
     h->reserved2[100] = 6;
     ((ern_record *)(void *)(image + h->section[ERN_SECTION_INDEX].offset))->reserved[0] = 7;
@@ -618,6 +707,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_are_those_of_the_prose),
+        cmocka_unit_test(codes_decode_as_the_prose_says),
+        cmocka_unit_test(planes_reach_their_columns),
+        cmocka_unit_test(scales_of_codes_are_nibbles),
+        cmocka_unit_test(levels_fit_unsigned_products),
         cmocka_unit_test(order_of_a_dense_model),
         cmocka_unit_test(order_of_a_mixture),
         cmocka_unit_test(order_with_an_interval),

@@ -86,24 +86,64 @@ static double put_code(unsigned char *code, unsigned type, uint32_t b, uint32_t 
     return ern_w4_level[q];
 }
 
+/* Bit n of a code whose end is its beginning. */
+static unsigned code_bit(uint64_t code, unsigned n) { return code >> n % 64 & 1; }
+
+/* Pack one row of a block of c2, c3 or c4, which is any bits, and return its levels as the prose has
+ * them. Extremes: windows that repeat, so that neighbouring columns have the largest levels. */
+static void put_words(unsigned char *block, unsigned type, uint32_t r, test_kind kind, double level[32])
+{
+    static const uint64_t extreme[] = { 0x00, 0x01, 0x04, 0x05, 0x08, 0x83 };
+    const uint32_t n_words = type == ERN_C2 ? 2 : type == ERN_C3 ? 3 : 4;
+    uint32_t word[4];
+    for (uint32_t i = 0; i < 4; i++) word[i] = random_word();
+    if (kind == TEST_EXTREME) {
+        word[0] = word[1] = 0x01010101u * (uint32_t)extreme[random_below(ERN_COUNT(extreme))];
+        word[2] = word[3] = random_below(2) ? UINT32_MAX : 0;
+    }
+    for (uint32_t i = 0; i < n_words; i++) memcpy(block + 64 * i + 4 * r, &word[i], 4);
+    const uint64_t code = (uint64_t)word[1] << 32 | word[0];
+    for (unsigned c = 0; c < 32; c++) {
+        const unsigned at = c % 8 * 8 + c / 8 * 2, v = c / 4, j = c % 4;
+        const unsigned index = (code_bit(code, at) ^ code_bit(code, at + 5))
+                               + 2 * (code_bit(code, at + 1) ^ code_bit(code, at + 6))
+                               + 4 * code_bit(code, at + 2) + 8 * code_bit(code, at + 3);
+        const unsigned u2 = word[2 + v / 4] >> (8 * j + v % 4 * 2) & 3;
+        if (type == ERN_C2) level[c] = ern_c2_level[index];
+        if (type == ERN_C3) level[c] = ern_c3_level[index + 16 * (word[2] >> (8 * j + v) & 1)];
+        if (type == ERN_C4) level[c] = ern_c4_level[index + 16 * u2];
+    }
+}
+
+static unsigned put_scale(unsigned char *scale, unsigned type, uint32_t b, uint32_t r, test_kind kind,
+                          bool real_row)
+{
+    uint32_t s = kind == TEST_EXTREME ? 255 : random_below(256);
+    if ((kind == TEST_ZERO_SCALES && random_below(2)) || !real_row) s = 0;
+    if (type <= ERN_W4) return scale[b * 16 + r] = (unsigned char)s;
+    scale[b / 2 * 16 + r] |= (unsigned char)(b % 2 ? s & 0xf0 : s >> 4);
+    return (s >> 4) + 4;
+}
+
 static void fill_group(test_matrix *t, uint32_t group, test_kind kind)
 {
     const uint32_t n_blocks = ern_n_blocks(t->m.n_cols);
-    unsigned char *p = t->bytes + group * ern_group_bytes(t->m.type, t->m.n_cols);
-    unsigned char *scale = p + 64, *code = scale + ern_group_scale_bytes(n_blocks);
+    const unsigned type = t->m.type;
+    unsigned char *p = t->bytes + group * ern_group_bytes(type, t->m.n_cols);
+    unsigned char *scale = p + 64, *code = scale + ern_group_scale_bytes(type, n_blocks);
     for (uint32_t r = 0; r < 16; r++) {
         const bool real_row = 16 * group + r < t->m.n_rows;
         const float row_scale = real_row ? 1e-4f * (1.5f + random_float()) : 0.0f;
         put_float(p + 4 * r, row_scale);
         for (uint32_t b = 0; b < n_blocks; b++) {
-            uint32_t s = kind == TEST_EXTREME ? 255 : random_below(256);
-            if (kind == TEST_ZERO_SCALES && random_below(2)) s = 0;
-            scale[b * 16 + r] = real_row ? (unsigned char)s : 0;
+            const unsigned s = put_scale(scale, type, b, r, kind, real_row);
+            double q[32];
+            if (type > ERN_W4) put_words(code + b * ern_block_bytes(type), type, r, kind, q);
             for (uint32_t c = 0; c < 32; c++) {
-                const double q = put_code(code, t->m.type, b, r, c, kind);
                 const uint32_t col = 32 * b + c;
+                if (type <= ERN_W4) q[c] = put_code(code, type, b, r, c, kind);
                 if (real_row && col < t->m.n_cols)
-                    t->value[(16 * group + r) * t->m.n_cols + col] = (double)row_scale * s * q;
+                    t->value[(16 * group + r) * t->m.n_cols + col] = (double)row_scale * s * q[c];
             }
         }
     }
@@ -135,7 +175,7 @@ static test_matrix new_matrix(unsigned type, uint32_t n_rows, uint32_t n_cols, t
     memset(t.bytes, 0, t.n_bytes);
     t.value = new_bytes(sizeof(double) * n_rows * n_cols);
     t.m.data = t.bytes;
-    if (type == ERN_W8 || type == ERN_W4)
+    if (ern_type_is_grouped(type))
         for (uint32_t g = 0; g < ern_n_groups(n_rows); g++) fill_group(&t, g, kind);
     else
         for (uint32_t r = 0; r < n_rows; r++) fill_row(&t, r);
@@ -197,7 +237,7 @@ enum { Y_STRIDE = ROWS_MAX + 16 };
 /* y[t][r] against the sum in double precision; what the integer path sees is q * q_scale. */
 static void check_product(const test_matrix *m, const test_act *t, const float *y)
 {
-    const bool quantized = m->m.type == ERN_W8 || m->m.type == ERN_W4;
+    const bool quantized = ern_type_is_grouped(m->m.type);
     for (size_t i = 0; i < t->a.n_tokens; i++)
         for (uint32_t r = 0; r < 16 * ern_n_groups(m->m.n_rows); r++) {
             double sum = 0, size = 0;
@@ -289,7 +329,7 @@ static void test_matmul_wide(void **state)
     (void)state;
     static const uint32_t n_cols[] = { 480, 512, 513, 1024, 1025, COLS_MAX };
     static const size_t n_tokens[] = { 1, 2, 4, 16, 17, 31, 32, TOKENS_MAX };
-    for (unsigned type = ERN_W8; type <= ERN_W4; type++)
+    for (unsigned type = ERN_W8; type < ERN_N_TYPES; type++)
         for (size_t i = 0; i < ERN_COUNT(n_cols); i++)
             for (size_t n = 0; n < ERN_COUNT(n_tokens); n++)
                 check_matmul(type, 33, n_cols[i], n_tokens[n], TEST_RANDOM);
@@ -298,7 +338,7 @@ static void test_matmul_wide(void **state)
 static void test_matmul_extremes(void **state)
 {
     (void)state;
-    for (unsigned type = ERN_W8; type <= ERN_W4; type++)
+    for (unsigned type = ERN_W8; type < ERN_N_TYPES; type++)
         for (int i = 0; i < 10; i++) {
             check_random_matmul(type, TEST_EXTREME);
             check_random_matmul(type, TEST_ZERO_SCALES);

@@ -64,16 +64,17 @@ static inline void test_fill_group(unsigned char *out, unsigned type, uint32_t n
                                    const bool live[16], float size, uint64_t *state)
 {
     const uint32_t n_blocks = ern_n_blocks(n_cols);
-    unsigned char *scale = out + 64, *code = scale + ern_group_scale_bytes(n_blocks);
-    const size_t n_code = (size_t)n_blocks * (type == ERN_W8 ? 512 : 256);
-    const float step = size / (type == ERN_W8 ? 127.0f * 200.0f : 60.0f * 200.0f);
+    const uint32_t n_lines = type >= ERN_C4 ? (n_blocks + 1) / 2 : n_blocks;
+    unsigned char *scale = out + 64, *code = scale + ern_group_scale_bytes(type, n_blocks);
+    const size_t n_code = (size_t)n_blocks * ern_block_bytes(type);
+    const float step = size / (type == ERN_W8 ? 127.0f * 200.0f : type == ERN_W4 ? 60.0f * 200.0f : 63.0f * 19.0f);
     for (size_t i = 0; i < n_code; i++) {
         const uint64_t x = test_random(state);
         code[i] = type == ERN_W8 ? (unsigned char)(int8_t)((int)(x % 255) - 127) : (unsigned char)x;
     }
     for (uint32_t r = 0; r < 16; r++) {
         if (live[r]) memcpy(out + 4 * r, &step, 4);
-        for (uint32_t b = 0; b < n_blocks; b++)
+        for (uint32_t b = 0; b < n_lines; b++)
             if (live[r]) scale[b * 16 + r] = (unsigned char)(100 + test_random(state) % 100);
     }
 }
@@ -89,7 +90,7 @@ static inline void test_fill_matrix(unsigned char *out, unsigned type, uint32_t 
         bool live[16];
         for (uint32_t r = 0; r < 16; r++)
             live[r] = 16 * g + r < n_rows && (!width || g / 2 * 16 + r < width);
-        if (type > ERN_BF16) {
+        if (ern_type_is_grouped(type)) {
             test_fill_group(out + g * ern_group_bytes(type, n_cols), type, n_cols, live, size,
                             state);
             continue;
@@ -244,6 +245,7 @@ static inline size_t test_model_plan(const test_model_spec *spec, ern_header *h,
         r.type = (uint8_t)test_type_of(spec, r.kind);
         if (r.kind == ERN_EXPERT) r.type2 = (uint8_t)spec->type_expert_down;
         r.n_bytes = ern_record_bytes(&r);
+        if (r.type >= ERN_C4 || r.type2 >= ERN_C4) h->version_min = 2;
         if (r.kind == ERN_EXPERT && !h->expert_bytes) { /* the first one */
             h->section[ERN_SECTION_RESIDENT].n_bytes = at - h->section[ERN_SECTION_RESIDENT].offset;
             h->expert_bytes = ern_round_up_u64(r.n_bytes, h->expert_align);
@@ -314,7 +316,7 @@ static inline unsigned char *test_model_build(const test_model_spec *spec, size_
     enum { RECORDS_MAX = 4096 };
     static ern_record records[RECORDS_MAX];
     ern_header h = { .version = ERN_FORMAT_VERSION,
-                     .version_min = ERN_FORMAT_VERSION,
+                     .version_min = 1,
                      .expert_align = 4096,
                      .hparams = test_hparams(spec),
                      .name = "test" };

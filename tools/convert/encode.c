@@ -110,7 +110,7 @@ static ERN_INLINE void encode_w8_body(conv_scratch *scratch, uint32_t n_cols, fl
     const uint32_t n_blocks = ern_n_blocks(n_cols);
     const float row_scale = peak / (127.0f * 255.0f);
     unsigned char *scales = group + ERN_GROUP_ROWS * sizeof(float);
-    unsigned char *codes = scales + ern_group_scale_bytes(n_blocks);
+    unsigned char *codes = scales + ern_group_scale_bytes(ERN_W8, n_blocks);
     memcpy(group + row * sizeof row_scale, &row_scale, sizeof row_scale);
     for (uint32_t b = 0; b < n_blocks; b++) {
         int8_t code[ERN_BLOCK_COLS];
@@ -287,7 +287,7 @@ static ERN_INLINE void encode_w4_body(conv_scratch *scratch, uint32_t n_cols, fl
 {
     const uint32_t n_blocks = ern_n_blocks(n_cols);
     unsigned char *scales = group + ERN_GROUP_ROWS * sizeof(float);
-    unsigned char *codes = scales + ern_group_scale_bytes(n_blocks);
+    unsigned char *codes = scales + ern_group_scale_bytes(ERN_W4, n_blocks);
     const float step = encode_w4_blocks(scratch, n_cols, peak) / 255.0f;
     const float row_scale = step * peak;
     memcpy(group + row * sizeof row_scale, &row_scale, sizeof row_scale);

@@ -64,7 +64,7 @@ ERN_FN ernie_status conv_plan_begin(conv_plan *plan, const ern_hparams *hparams,
     ern_header *header = &plan->header;
     memcpy(header->magic, ERN_MAGIC, sizeof header->magic);
     header->version = ERN_FORMAT_VERSION;
-    header->version_min = ERN_FORMAT_VERSION;
+    header->version_min = 1; /* conv_plan_add raises it for newer types */
     header->hparams = *hparams;
     plan_copy_name(header->architecture, architecture, sizeof header->architecture);
     plan_copy_name(header->name, name, sizeof header->name);
@@ -91,6 +91,11 @@ ERN_FN ernie_status conv_plan_add(conv_plan *plan, const ern_record *record,
     if (!ern_kind_is_f32(record->kind)) planned.type = types->of[plan_class(record->kind)];
     if (record->kind == ERN_EXPERT) planned.type2 = types->of[CONV_EXPERT_DOWN];
     planned.n_bytes = ern_record_bytes(&planned);
+    ern_header *header = &plan->header;
+    for (unsigned i = 0; i < 2; i++) {
+        const uint32_t version = ern_type_version(i ? planned.type2 : planned.type);
+        if (version > header->version_min) header->version_min = version;
+    }
     ERN_FAIL_IF(plan->header.n_records == ERN_RECORDS_MAX, error, ERNIE_UNSUPPORTED,
                 "the model has more than %u tensors", ERN_RECORDS_MAX);
     ERN_FAIL_IF(!plan_grow(plan), error, ERNIE_NO_MEMORY, "no memory for the index of %u tensors",
@@ -176,6 +181,6 @@ ERN_FN conv_unit conv_unit_at(const ern_record *record, uint32_t i)
     unit.n_rows = (uint32_t)ern_min_size(ERN_GROUP_ROWS, n_rows - unit.first_row);
     unit.offset = (second ? ern_expert_down_offset(record) : 0) + group * group_bytes;
     unit.n_bytes =
-        unit.type <= ERN_BF16 ? unit.n_rows * ern_row_bytes(unit.type, unit.n_cols) : group_bytes;
+        ern_type_is_grouped(unit.type) ? group_bytes : unit.n_rows * ern_row_bytes(unit.type, unit.n_cols);
     return unit;
 }

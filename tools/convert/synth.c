@@ -139,7 +139,7 @@ static void synth_make_group(const synth_state *state, const conv_unit *unit, ui
 {
     const size_t scale_bytes = (size_t)ern_n_blocks(unit->n_cols) * ERN_GROUP_ROWS;
     const size_t tables =
-        ERN_GROUP_ROWS * sizeof(float) + ern_group_scale_bytes(ern_n_blocks(unit->n_cols));
+        ERN_GROUP_ROWS * sizeof(float) + ern_group_scale_bytes(unit->type, ern_n_blocks(unit->n_cols));
     const bool w8 = unit->type == ERN_W8;
     const float code_rms = w8 ? 73.3f : 33.0f, scale_mean = 127.5f;
     const float row_scale = 1.0f / (sqrtf((float)unit->n_cols) * code_rms * scale_mean);
