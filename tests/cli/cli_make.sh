@@ -14,7 +14,7 @@ ok info a.ernie --json
 json 'v["layers"] == 1'
 bad 1 '/nowhere/a.ernie: cannot be created: No such file' synth /nowhere/a.ernie --shape demo
 bad 1 "$PWD: is a directory, expected the name of a file" synth "$PWD" --shape demo --force
-for type in f32 f16 bf16 w8; do
+for type in f32 f16 bf16 w8 c4 c3 c2; do
     ok synth $type.ernie --shape demo --layers 1 --type $type
     ok run $type.ernie --ids 5,6 -n 2 --temp 0 --json
     json 'len(v["ids"]) <= 2'

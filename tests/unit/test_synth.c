@@ -13,7 +13,8 @@ static void synthetic_models_open(void **state)
         const char *shape, *type;
         uint32_t n_layers;
     } cases[] = { { "demo", "w4", 0 },   { "demo", "f32", 1 }, { "demo", "f16", 2 },
-                  { "demo", "bf16", 2 }, { "demo", "w8", 3 },  { "0.3b", "w4", 1 } };
+                  { "demo", "bf16", 2 }, { "demo", "w8", 3 },  { "0.3b", "w4", 1 },
+                  { "demo", "c4", 2 },   { "demo", "c3", 2 },  { "demo", "c2", 2 } };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         ernie_error error = { ERNIE_OK, "" };
         const ern_synth_options options = { .shape = cases[i].shape,
@@ -28,6 +29,10 @@ static void synthetic_models_open(void **state)
             const ern_record *r = &format.records[k];
             const ern_matrix m = { format.data + r->offset, r->type,
                                    r->n_rows < 32 ? r->n_rows : 32, r->n_cols };
+            if (r->kind == ERN_EXPERT) {
+                assert_string_equal(ern_type_name(r->type), cases[i].type);
+                assert_string_equal(ern_type_name(r->type2), cases[i].type);
+            }
             if (ern_kind_is_f32(r->kind) && r->kind != ERN_ROUTER) continue;
             double sum = 0; /* the spread that keeps activations at their size */
             for (uint32_t row = 0; row < m.n_rows; row++)
@@ -35,6 +40,7 @@ static void synthetic_models_open(void **state)
                     sum += pow((double)weight_at(&m, row, col), 2);
             assert_true(sum / m.n_rows > 0.4 && sum / m.n_rows < 2.5);
         }
+        assert_int_equal(format.header->version_min, cases[i].type[0] == 'c' ? 2 : 1);
         free(bytes.data);
     }
 }

@@ -306,6 +306,8 @@ static ernie_status convert_plan(convert_state *state, const char *dir, ernie_er
     const ern_hparams *hparams = &state->config.hparams;
     ernie_status status = conv_types_find(&types, state->options.type, error);
     if (status != ERNIE_OK) return status;
+    ERN_FAIL_IF(types->of[CONV_EXPERT_DOWN] >= ERN_C4, error, ERNIE_UNSUPPORTED,
+                "type \"%s\" is for random models only, weights cannot be rounded to it yet", types->name);
     status = convert_begin_plan(state, dir, error);
     if (status != ERNIE_OK) return status;
     ern_layout_begin(&layout, hparams);

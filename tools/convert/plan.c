@@ -14,6 +14,9 @@ static const conv_types plan_types[] = {
     { "bf16", { ERN_BF16, ERN_BF16, ERN_BF16, ERN_BF16, ERN_BF16, ERN_BF16, ERN_BF16 } },
     { "w8", { ERN_W8, ERN_W8, ERN_W8, ERN_W8, ERN_W8, ERN_W8, ERN_W8 } },
     { "w4", { ERN_W8, ERN_W8, ERN_W4, ERN_W4, ERN_W4, ERN_W4, ERN_W4 } },
+    { "c4", { ERN_W8, ERN_W8, ERN_W4, ERN_W4, ERN_W4, ERN_C4, ERN_C4 } },
+    { "c3", { ERN_W8, ERN_W8, ERN_W4, ERN_W4, ERN_W4, ERN_C3, ERN_C3 } },
+    { "c2", { ERN_W4, ERN_W4, ERN_W4, ERN_W4, ERN_W4, ERN_C2, ERN_C2 } },
 };
 
 ERN_FN ernie_status conv_types_find(const conv_types **types, const char *name, ernie_error *error)
@@ -25,7 +28,7 @@ ERN_FN ernie_status conv_types_find(const conv_types **types, const char *name, 
     }
     *types = NULL;
     return ern_error_set(error, ERNIE_INVALID,
-                         "type \"%.32s\" is unknown: f32, f16, bf16, w8 or w4", name);
+                         "type \"%.32s\" is unknown: f32, f16, bf16, w8, w4, c4, c3 or c2", name);
 }
 
 /* Norms, router and router bias are f32 whatever the class says. */

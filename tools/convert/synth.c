@@ -93,7 +93,7 @@ static uint64_t synth_random(uint64_t *state)
     return z ^ z >> 31;
 }
 
-/* Any bytes are w4 codes; w8 codes leave out -128; the floats get an exponent that puts them
+/* Any bytes are w4, c4, c3 and c2 codes; w8 codes leave out -128; the floats get an exponent that puts them
  * between 0.5 and 2, so that adding to the exponent scales them. */
 static void synth_fill_templates(unsigned char *templates, uint64_t seed)
 {
@@ -137,18 +137,24 @@ static void synth_copy(const synth_state *state, unsigned which, uint64_t *rando
 static void synth_make_group(const synth_state *state, const conv_unit *unit, uint64_t *random,
                              unsigned char *dst)
 {
-    const size_t scale_bytes = (size_t)ern_n_blocks(unit->n_cols) * ERN_GROUP_ROWS;
-    const size_t tables =
-        ERN_GROUP_ROWS * sizeof(float) + ern_group_scale_bytes(unit->type, ern_n_blocks(unit->n_cols));
-    const bool w8 = unit->type == ERN_W8;
-    const float code_rms = w8 ? 73.3f : 33.0f, scale_mean = 127.5f;
+    static const float level_rms[ERN_N_TYPES] = {
+        [ERN_W8] = 73.3f, [ERN_W4] = 33.0f, [ERN_C4] = 21.2f, [ERN_C3] = 25.8f, [ERN_C2] = 30.4f
+    };
+    const bool bytes = unit->type < ERN_C4; /* scales are bytes, else nibbles that count from 4 */
+    const uint32_t n_blocks = ern_n_blocks(unit->n_cols);
+    const size_t scale_bytes = ((size_t)n_blocks + !bytes) / (bytes ? 1 : 2) * ERN_GROUP_ROWS;
+    const size_t tables = ERN_GROUP_ROWS * sizeof(float) + ern_group_scale_bytes(unit->type, n_blocks);
+    const float code_rms = level_rms[unit->type], scale_mean = bytes ? 127.5f : 11.5f;
     const float row_scale = 1.0f / (sqrtf((float)unit->n_cols) * code_rms * scale_mean);
     for (size_t i = 0; i < ERN_GROUP_ROWS; i++)
         memcpy(dst + i * sizeof row_scale, &row_scale, sizeof row_scale);
     unsigned char *scales = dst + ERN_GROUP_ROWS * sizeof row_scale;
     synth_copy(state, SYNTH_W4, random, scales, scale_bytes);
-    for (size_t i = 0; i < scale_bytes; i++) scales[i] = (unsigned char)(112 + (scales[i] & 31));
-    synth_copy(state, w8 ? SYNTH_W8 : SYNTH_W4, random, dst + tables,
+    for (size_t i = 0; i < scale_bytes; i++)
+        scales[i] = (unsigned char)(bytes ? 112 + (scales[i] & 31) : 0x66 + (scales[i] & 0x33));
+    for (size_t i = scale_bytes - ERN_GROUP_ROWS; i < scale_bytes && !bytes && n_blocks % 2; i++)
+        scales[i] &= 15;
+    synth_copy(state, unit->type == ERN_W8 ? SYNTH_W8 : SYNTH_W4, random, dst + tables,
                (size_t)unit->n_bytes - tables);
 }
 
@@ -180,7 +186,7 @@ static ernie_status synth_make(void *user, unsigned worker, uint32_t i, const co
     const unsigned kind = state->plan.records[i].kind;
     uint64_t random =
         state->options.seed ^ (uint64_t)i << 40 ^ (uint64_t)unit->matrix << 39 ^ unit->first_row;
-    if (unit->type > ERN_BF16) {
+    if (ern_type_is_grouped(unit->type)) {
         synth_make_group(state, unit, &random, dst);
     } else if (ern_kind_is_f32(kind) && kind != ERN_ROUTER) {
         const float value = kind == ERN_ROUTER_BIAS ? 0.0f : 1.0f;

@@ -50,7 +50,7 @@ typedef struct option_row {
 #define SEED_MAX    9007199254740991.0
 #define COUNT_MAX   2147483647.0
 #define THREADS_MAX 1024
-#define TYPES       "f32|f16|bf16|w8|w4"
+#define TYPES       "f32|f16|bf16|w8|w4|c4|c3|c2"
 
 /* clang-format off */
 static const option_row option_rows[] = {
@@ -149,7 +149,7 @@ static const option_row option_rows[] = {
     { "layers", 0, "N", OPTION_COUNT, COMMAND_SYNTH, AT(n_layers), 1, 1000, NULL,
       "number of layers [as the shape has]" },
     { "type", 0, "T", OPTION_CHOICE, WRITERS, AT(type), 0, 0, TYPES,
-      "type of the weights: f32, f16, bf16, w8 or w4 [w4]" },
+      "type of the weights: f32, f16, bf16, w8 or w4, or of the experts: c4, c3 or c2 [w4]" },
     { "chat", 0, "F", OPTION_CHOICE, COMMAND_CONVERT, AT(chat), 0, 0, "plain|thinking|none",
       "chat format: plain, thinking or none [as the checkpoint's template says]" },
     { "name", 0, "S", OPTION_TEXT, COMMAND_CONVERT, AT(name), 0, 0, NULL,
