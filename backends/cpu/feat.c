@@ -45,6 +45,7 @@ ERN_FN unsigned ern_cpu_features(void)
 {
     const unsigned fma_osxsave_avx_f16c = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
     const unsigned avx2 = 1u << 5, avxvnni = 1u << 4, avx512vnni = 1u << 11;
+    const unsigned avx512_vbmi_vbmi2 = 1u << 1 | 1u << 6;
     const unsigned avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
     const unsigned ymm_state = 0x06, zmm_state = 0xe6, tile_state = 3u << 17;
     const unsigned amx_tile_int8 = 1u << 24 | 1u << 25;
@@ -65,6 +66,8 @@ ERN_FN unsigned ern_cpu_features(void)
     if (feat_has(saved, zmm_state) && feat_has(leaf7[1], avx512_f_dq_bw_vl)
         && feat_has(leaf7[2], avx512vnni))
         features |= ERN_CPU_AVX512;
+    if ((features & ERN_CPU_AVX512) && feat_has(leaf7[2], avx512_vbmi_vbmi2))
+        features |= ERN_CPU_AVX512VBMI;
     if (feat_has(saved, tile_state) && feat_has(leaf7[3], amx_tile_int8)) features |= ERN_CPU_AMX;
     return features;
 }

@@ -11,7 +11,8 @@ enum {
     ERN_CPU_AVX512 = 1u << 2,  /* F, BW, VL, DQ and VNNI, and the system saves zmm registers */
     ERN_CPU_DOTPROD = 1u << 3, /* sdot of Armv8.2 */
     ERN_CPU_I8MM = 1u << 4,    /* smmla of Armv8.6 */
-    ERN_CPU_AMX = 1u << 5      /* AMX-TILE and AMX-INT8; the system has still to be asked for them */
+    ERN_CPU_AMX = 1u << 5,     /* AMX-TILE and AMX-INT8; the system has still to be asked for them */
+    ERN_CPU_AVX512VBMI = 1u << 6 /* AVX512, and its VBMI and VBMI2 */
 };
 
 ERN_FN unsigned ern_cpu_features(void);

@@ -7,6 +7,7 @@
  *     kernels_lane_SET.h   sixteen float lanes in that set's registers
  *     kernels_lanes.h      plain vectors, in lanes         kernels_mm_plain.h  f32, f16, bf16 products
  *     kernels_attn.h       attention, in lanes             kernels_mm_SET.h    w8 and w4 products
+ *     kernels_code_SET.h   words of codes in registers     kernels_mm_codes.h  c4, c3 and c2 products
  *
  * KN(name) gives a template's functions their set's name. Every lane operation means the same in
  * every set to the last bit, and every product that is added is an explicit fused multiply-add, so
@@ -128,6 +129,24 @@ static ERN_INLINE kernels_group kernels_group_at(const ern_matrix *w, uint32_t g
     return g;
 }
 
+/* Blocks of a chunk of c4, c3 and c2 that is decoded for several tokens. */
+#define KERNELS_CHUNK 16
+
+/* Blocks b0 .. b0 + n - 1 of one or two groups, decoded. */
+typedef struct kernels_chunk {
+    _Alignas(64) unsigned char level[2][KERNELS_CHUNK][8][64]; /* as x86 multiplies them: raised by 64 */
+    _Alignas(64) float scale[2][KERNELS_CHUNK][16];
+    const float *row_scale[2]; /* [16] */
+    size_t n, b0;
+    bool last; /* no block follows: sums become results */
+} kernels_chunk;
+
+/* A chunk's part of the products of some tokens from t0 on, whose sums lie in y between chunks. */
+typedef void kernels_level_fn(const kernels_chunk *chunk, const ern_act *a, size_t t0, float *y,
+                              size_t y_stride);
+
+static const float kernels_ones[16] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
+
 /* How many of n to take next so that all shares are about equal and none exceeds max. */
 static ERN_INLINE size_t kernels_share(size_t n, size_t max)
 {
@@ -182,12 +201,18 @@ KERNELS_TARGET_BEGIN("avx2,fma,f16c")
 #define KERNELS_PLAIN_CASES KERNELS_UP_TO_3
 #define KERNELS_TOKENS 4
 #define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
+#define KERNELS_LEVEL_GROUPS 1
+#define KERNELS_LEVEL_PARTS 2
+#define KERNELS_LEVEL_TOKENS 4
+#define KERNELS_LEVEL_CASES KERNELS_UP_TO_4
 #include "kernels_lane_avx2.h"
 #include "kernels_lanes.h"
 #include "kernels_attn.h"
 #include "kernels_mm_plain.h"
 #include "kernels_mm_avx2.h"
 #include "kernels_mm_tiles.h"
+#include "kernels_code_avx2.h"
+#include "kernels_mm_codes.h"
 #include "kernels_table.h"
 #include "kernels_undef.h"
 KERNELS_TARGET_END
@@ -202,8 +227,14 @@ KERNELS_TARGET_BEGIN("avx2,fma,f16c,avxvnni")
 #define KERNELS_VNNI 1
 #define KERNELS_TOKENS 4
 #define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
+#define KERNELS_LEVEL_GROUPS 1
+#define KERNELS_LEVEL_PARTS 2
+#define KERNELS_LEVEL_TOKENS 4
+#define KERNELS_LEVEL_CASES KERNELS_UP_TO_4
 #include "kernels_mm_avx2.h"
 #include "kernels_mm_tiles.h"
+#include "kernels_code_avx2.h"
+#include "kernels_mm_codes.h"
 #include "kernels_table.h"
 #include "kernels_undef.h"
 KERNELS_TARGET_END
@@ -227,12 +258,35 @@ KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16
 #define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
 #define KERNELS_PAIR_TOKENS 8
 #define KERNELS_PAIR_CASES KERNELS_UP_TO_8
+#define KERNELS_LEVEL_GROUPS 2
+#define KERNELS_LEVEL_PARTS 2
+#define KERNELS_LEVEL_TOKENS 8
+#define KERNELS_LEVEL_CASES KERNELS_UP_TO_8
 #include "kernels_lane_avx512.h"
 #include "kernels_lanes.h"
 #include "kernels_attn.h"
 #include "kernels_mm_plain.h"
 #include "kernels_mm_avx512.h"
 #include "kernels_mm_tiles.h"
+#include "kernels_code_avx512.h"
+#include "kernels_mm_codes.h"
+#include "kernels_table.h"
+#include "kernels_undef.h"
+KERNELS_TARGET_END
+
+/* ---- avx512vbmi: avx512 with its c4, c3 and c2 products by VBMI and VBMI2 ------------------------ */
+
+KERNELS_TARGET_BEGIN("avx512vbmi,avx512vbmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
+#define KN(name) kernels_##name##_avx512vbmi
+#define KERNELS_LANES(name) kernels_##name##_avx512
+#define KERNELS_BYTES(name) kernels_##name##_avx512
+#define KERNELS_NAME "avx512vbmi"
+#define KERNELS_VBMI 1
+#define KERNELS_LEVEL_GROUPS 2
+#define KERNELS_LEVEL_TOKENS 8
+#define KERNELS_LEVEL_TILES kernels_level_tiles_avx512
+#include "kernels_code_avx512.h"
+#include "kernels_mm_codes.h"
 #include "kernels_table.h"
 #include "kernels_undef.h"
 KERNELS_TARGET_END
@@ -243,6 +297,7 @@ KERNELS_TARGET_END
 KERNELS_TARGET_BEGIN("amx-tile,amx-int8,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 #define KN(name) kernels_##name##_amx
 #define KERNELS_LANES(name) kernels_##name##_avx512
+#define KERNELS_CODES(name) kernels_##name##_avx512
 #define KERNELS_NAME "amx"
 #include "kernels_mm_amx.h"
 #include "kernels_table.h"
@@ -272,12 +327,18 @@ KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 #define KERNELS_PLAIN_CASES KERNELS_UP_TO_2
 #define KERNELS_TOKENS 4
 #define KERNELS_TOKEN_CASES KERNELS_UP_TO_4
+#define KERNELS_LEVEL_GROUPS 1
+#define KERNELS_LEVEL_PARTS 4
+#define KERNELS_LEVEL_TOKENS 4
+#define KERNELS_LEVEL_CASES KERNELS_UP_TO_4
 #include "kernels_lane_neon.h"
 #include "kernels_lanes.h"
 #include "kernels_attn.h"
 #include "kernels_mm_plain.h"
 #include "kernels_mm_neon.h"
 #include "kernels_mm_tiles.h"
+#include "kernels_code_neon.h"
+#include "kernels_mm_codes.h"
 #include "kernels_table.h"
 #include "kernels_undef.h"
 KERNELS_TARGET_END
@@ -292,6 +353,7 @@ KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod+i8mm")
 #endif
 #define KN(name) kernels_##name##_i8mm
 #define KERNELS_LANES(name) kernels_##name##_neon
+#define KERNELS_CODES(name) kernels_##name##_neon
 #define KERNELS_NAME "i8mm"
 #define KERNELS_TOKENS 8
 #define KERNELS_TOKEN_CASES KERNELS_UP_TO_8
@@ -324,6 +386,7 @@ static const kernels_set kernels_sets[] = {
     { &kernels_table_amx, ERN_CPU_AVX2 | ERN_CPU_AVX512 | ERN_CPU_AMX },
 #endif
     { &kernels_table_avx512, ERN_CPU_AVX2 | ERN_CPU_AVX512 },
+    { &kernels_table_avx512vbmi, ERN_CPU_AVX2 | ERN_CPU_AVX512 | ERN_CPU_AVX512VBMI },
 #endif
 #ifdef KERNELS_NEON
     { &kernels_table_neon, ERN_CPU_DOTPROD },
@@ -379,4 +442,5 @@ ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 #undef KERNELS_UP_TO_12
 #undef KERNELS_UP_TO_16
 #undef KERNELS_AHEAD
+#undef KERNELS_CHUNK
 #undef KERNELS_PREFETCH

@@ -29,7 +29,7 @@ typedef struct ern_act {
 } ern_act;
 
 typedef struct ern_kernels {
-    const char *name; /* "base", "avx2", "avxvnni", "avx512", "amx", "neon", "i8mm" */
+    const char *name; /* "base", "avx2", "avxvnni", "avx512", "avx512vbmi", "amx", "neon", "i8mm" */
 
     /* Quantize x [n] to q [n_blocks * 32], scale and sum [n_blocks]; n_blocks = ceil(n / 32). */
     void (*quantize)(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum);

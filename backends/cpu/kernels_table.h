@@ -1,7 +1,13 @@
 /* The table of one instruction set, after all its kernels. KERNELS_LANES names the set that lends the
- * kernels written in lanes; most have their own. */
+ * kernels written in lanes, KERNELS_BYTES w8 and w4, KERNELS_CODES c4, c3 and c2; most have their own. */
 #ifndef KERNELS_LANES
 #define KERNELS_LANES(name) KN(name)
+#endif
+#ifndef KERNELS_BYTES
+#define KERNELS_BYTES(name) KN(name)
+#endif
+#ifndef KERNELS_CODES
+#define KERNELS_CODES(name) KN(name)
 #endif
 
 static const ern_kernels KN(table) = {
@@ -10,11 +16,11 @@ static const ern_kernels KN(table) = {
     .matmul = { [ERN_F32] = KERNELS_LANES(matmul_f32),
                 [ERN_F16] = KERNELS_LANES(matmul_f16),
                 [ERN_BF16] = KERNELS_LANES(matmul_bf16),
-                [ERN_W8] = KN(matmul_w8),
-                [ERN_W4] = KN(matmul_w4),
-                [ERN_C4] = kernels_matmul_c4_base,
-                [ERN_C3] = kernels_matmul_c3_base,
-                [ERN_C2] = kernels_matmul_c2_base },
+                [ERN_W8] = KERNELS_BYTES(matmul_w8),
+                [ERN_W4] = KERNELS_BYTES(matmul_w4),
+                [ERN_C4] = KERNELS_CODES(matmul_c4),
+                [ERN_C3] = KERNELS_CODES(matmul_c3),
+                [ERN_C2] = KERNELS_CODES(matmul_c2) },
     .row = { [ERN_F32] = kernels_row_f32,
              [ERN_F16] = KERNELS_LANES(row_f16),
              [ERN_BF16] = KERNELS_LANES(row_bf16),

@@ -1,8 +1,11 @@
 /* Ends an instruction set: what it set for the templates goes. */
 #undef KN
 #undef KERNELS_LANES
+#undef KERNELS_BYTES
+#undef KERNELS_CODES
 #undef KERNELS_NAME
 #undef KERNELS_VNNI
+#undef KERNELS_VBMI
 #undef KERNELS_ATTN_Q
 #undef KERNELS_ATTN_P
 #undef KERNELS_ATTN_D
@@ -14,3 +17,11 @@
 #undef KERNELS_TOKEN_CASES
 #undef KERNELS_PAIR_TOKENS
 #undef KERNELS_PAIR_CASES
+#undef KERNELS_CODE_ROWS
+#undef KERNELS_RIGHT
+#undef KERNELS_FUNNEL
+#undef KERNELS_LEVEL_GROUPS
+#undef KERNELS_LEVEL_PARTS
+#undef KERNELS_LEVEL_TOKENS
+#undef KERNELS_LEVEL_CASES
+#undef KERNELS_LEVEL_TILES
