@@ -212,7 +212,7 @@ static ernie_status calib_plan(calib *c, ernie_error *error)
 {
     const uint64_t free_bytes = ern_memory_available();
     const uint64_t most = c->options.memory_max ? c->options.memory_max : free_bytes / 2;
-    uint64_t fixed;
+    uint64_t fixed = 0;
     c->levels = ern_alloc_zero(&c->allocator, c->hp->n_layers + (size_t)1);
     for (uint32_t i = 0; i <= c->hp->n_layers; i++)
         c->grams_max = ern_max_size(c->grams_max, calib_n_entries(c, i));
@@ -260,7 +260,7 @@ static ernie_status calib_open(calib *c, ernie_error *error)
         .n_ctx = (uint32_t)c->longest,
         .n_batch = (uint32_t)slice,
         .n_threads = c->options.n_threads ? c->options.n_threads : ern_cpu_count(),
-        .kv = ERN_KV_F16,
+        .kv = ERN_KV_F32,
         .allocator = &c->allocator,
         .cancel = c->options.stop,
         .keep_inputs = true,
