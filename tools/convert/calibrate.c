@@ -8,6 +8,8 @@
 
 #define CALIB_SLICE ((size_t)2048) /* tokens of a feed-forward step */
 
+static const double CALIB_MIB = 1024.0 * 1024.0;
+
 /* How much of a layer fits, worst first. */
 typedef enum calib_level {
     CALIB_SQUARES,   /* no moments */
@@ -223,9 +225,9 @@ static ernie_status calib_plan(calib *c, ernie_error *error)
     if (status != ERNIE_OK) return status;
     /* Squares are small and always kept; they are counted with the sums. */
     ERN_FAIL_IF(c->options.memory_max && fixed > most, error, ERNIE_NO_MEMORY,
-                "%llu MiB are allowed, but %zu tokens need %llu MiB before any statistics: fewer "
+                "%.1f MiB are allowed, but %zu tokens need %.1f MiB before any statistics: fewer "
                 "documents need less",
-                (unsigned long long)(most >> 20), c->n_tokens, (unsigned long long)(fixed >> 20));
+                (double)most / CALIB_MIB, c->n_tokens, (double)fixed / CALIB_MIB);
     calib_choose(c, most > fixed ? most - fixed : 0);
     c->square_bytes = calib_widest(c) * sizeof(float);
     return ERNIE_OK;

@@ -98,7 +98,7 @@ const cli_command cli_commands[] = {
       "of which both think the same likeliest." },
     { { "calibrate", COMMAND_CALIBRATE, main_model_file_out },
       cmd_calibrate,
-      "MODEL FILE OUT [--limit N] [--skip N] [--memory SIZE] [--common | --diagonal] [--json]",
+      "MODEL FILE OUT [--limit N] [--skip N] [--memory SIZE] ... [--json]",
       "learn from text which weights matter",
       "Runs the documents of FILE, read as eval reads them, through the model, f32 or bf16 best,\n"
       "and writes to OUT what the input of every linear looks like: mean squares and, where\n"
