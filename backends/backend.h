@@ -27,6 +27,7 @@ typedef struct ern_state_options {
     const atomic_int *cancel; /* non-zero stops submit within 50 ms */
     ernie_route_fn route;     /* NULL: none */
     void *route_user;
+    bool keep_inputs; /* for `inputs` below: what products read stays there as floats; costs memory */
 } ern_state_options;
 
 /* One forward step. */
@@ -37,6 +38,27 @@ typedef struct ern_batch {
     float *logits;         /* [n_logits][vocab_size] of the last n_logits tokens, or NULL */
     uint32_t n_logits;     /* 0 .. n_tokens */
 } ern_batch;
+
+/* Rows that a product has read. */
+typedef struct ern_input {
+    const float *x; /* [n][stride] */
+    size_t stride, width;
+} ern_input;
+
+/* The residual stream, and what the products of the last submitted step read: calibration runs a step
+ * of one operation and looks. Rows are tokens, but for the experts'. */
+typedef struct ern_inputs {
+    float *stream; /* [n_batch][stream_stride] x; whoever runs single operations may write it */
+    size_t stream_stride;
+    ern_input normed; /* of QKV after attention; of router, gate and up after ffn and moe */
+    ern_input attn;   /* of the attention's output product */
+    ern_input hidden; /* ffn: of down */
+    ern_input shared; /* moe: of the shared experts' down */
+    ern_input expert; /* moe: of the experts' down: rows [n_tokens * moe_k], expert after expert */
+    const uint32_t *expert_begin; /* moe: [n_experts + 1] first row of each expert in that order */
+    const int32_t *entry_token;   /* moe: [n_tokens * moe_k] token of each row */
+    const float *entry_weight;    /* moe: and the expert's weight for it */
+} ern_inputs;
 
 typedef struct ern_backend_ops {
     const char *name;
@@ -65,6 +87,10 @@ typedef struct ern_backend_ops {
     void (*head)(ern_backend_state *state, const float *norm, const ern_matrix *head);
     /* Run what was recorded. ERNIE_OK or ERNIE_CANCELLED. */
     ernie_status (*submit)(ern_backend_state *state, ernie_error *error);
+
+    /* Places inside the state that hold the above until the next submit; the state was opened with
+     * keep_inputs. NULL when the backend does not offer it. */
+    void (*inputs)(ern_backend_state *state, ern_inputs *inputs);
 
     /* Keys and values of one layer, positions 0 .. n - 1, as rows of the cache's type (kv.h):
      * [2][n_kv_heads][n] rows, keys first. */

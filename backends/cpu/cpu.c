@@ -199,6 +199,28 @@ static ernie_status cpu_submit(ern_backend_state *s, ernie_error *error)
     return ERNIE_OK;
 }
 
+/* ---- What products have read --------------------------------------------------------------- */
+
+static ern_input cpu_input(const cpu_rows *rows)
+{
+    return (ern_input){ .x = rows->x, .stride = rows->x_stride, .width = rows->width };
+}
+
+static void cpu_inputs(ern_backend_state *s, ern_inputs *inputs)
+{
+    ERN_ASSERT(s->options.keep_inputs);
+    *inputs = (ern_inputs){ .stream = s->x,
+                            .stream_stride = s->x_stride,
+                            .normed = cpu_input(&s->normed),
+                            .attn = cpu_input(&s->attn),
+                            .hidden = cpu_input(&s->dense),
+                            .shared = cpu_input(&s->shared),
+                            .expert = cpu_input(&s->expert),
+                            .expert_begin = s->expert_begin,
+                            .entry_token = s->entry_token,
+                            .entry_weight = s->entry_weight };
+}
+
 /* ---- Keys and values in and out ------------------------------------------------------------ */
 
 static void cpu_kv_copy(const ern_backend_state *s, uint32_t i_layer, uint32_t n, unsigned char *out,
@@ -297,6 +319,7 @@ static const ern_backend_ops cpu_backend_ops = {
     .moe = cpu_moe,
     .head = cpu_head,
     .submit = cpu_submit,
+    .inputs = cpu_inputs,
     .kv_read = cpu_kv_read,
     .kv_write = cpu_kv_write,
 };

@@ -20,7 +20,8 @@ ERN_FN void cpu_segments_begin(ern_backend_state *s)
     }
 }
 
-/* SwiGLU of one tile's row into the hidden state's columns, quantized when down wants it. */
+/* SwiGLU of one tile's row into the hidden state's columns, quantized when down wants it; floats are kept
+ * beside that when someone wants to see them. */
 static void ffn_store(const ern_backend_state *s, const cpu_segment *seg, size_t row,
                       uint32_t column, uint32_t n_pairs, const float *tile)
 {
@@ -28,10 +29,10 @@ static void ffn_store(const ern_backend_state *s, const cpu_segment *seg, size_t
     float out[16 * CPU_TILE_GROUPS / 2];
     s->k->swiglu(tile, n_pairs, out);
     const size_t n = ern_min_size(16 * (size_t)n_pairs, seg->down.n_cols - column);
-    if (!cpu_quantized(&seg->down)) {
+    const bool quantized = cpu_quantized(&seg->down);
+    if (!quantized || s->options.keep_inputs)
         memcpy(h->x + row * h->x_stride + column, out, n * sizeof *out);
-        return;
-    }
+    if (!quantized) return;
     const size_t block = column / ERN_BLOCK_COLS;
     s->k->quantize(out, n, h->q + row * h->q_stride + column,
                    h->q_scale + row * h->s_stride + block, h->q_sum + row * h->s_stride + block);

@@ -32,11 +32,11 @@ static void cpu_take_moe(ern_backend_state *s, ern_arena *a)
     s->chosen_weight = ern_arena_take(a, n_entries, sizeof(float));
     cpu_rows_take(a, &s->gathered, n > 1 ? n_entries : 0, hp->hidden_size, b->experts_plain,
                   b->experts_quantized);
-    cpu_rows_take(a, &s->expert, n_entries, hp->moe_intermediate_size, b->experts_plain,
-                  b->experts_quantized);
+    cpu_rows_take(a, &s->expert, n_entries, hp->moe_intermediate_size,
+                  b->experts_plain || s->options.keep_inputs, b->experts_quantized);
     if (hp->n_shared_experts)
-        cpu_rows_take(a, &s->shared, n, hp->shared_intermediate_size, b->has_plain,
-                      b->has_quantized);
+        cpu_rows_take(a, &s->shared, n, hp->shared_intermediate_size,
+                      b->has_plain || s->options.keep_inputs, b->has_quantized);
     s->entry_token = ern_arena_take(a, n_entries, sizeof(int32_t));
     s->entry_weight = ern_arena_take(a, n_entries, sizeof(float));
     s->expert_begin = ern_arena_take(a, (size_t)hp->n_experts + 1, sizeof(uint32_t));
@@ -89,8 +89,8 @@ static void cpu_take_all(ern_backend_state *s, ern_arena *a)
     s->x_stride = ern_round_up(hp->hidden_size, 16);
     s->x = ern_arena_take(a, n, s->x_stride * sizeof(float));
     cpu_rows_take(a, &s->normed, n, hp->hidden_size, true, s->backend->has_quantized);
-    cpu_rows_take(a, &s->dense, n, hp->intermediate_size, s->backend->has_plain,
-                  s->backend->has_quantized);
+    cpu_rows_take(a, &s->dense, n, hp->intermediate_size,
+                  s->backend->has_plain || s->options.keep_inputs, s->backend->has_quantized);
     cpu_take_attention(s, a);
     cpu_take_moe(s, a);
     cpu_take_scratch(s, a);

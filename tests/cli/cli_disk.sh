@@ -30,6 +30,9 @@ cp $MODEL old.ernie
 limited synth old.ernie --shape demo --layers 1 --force
 failed_with 1 'old.ernie: no room for ' 'an older file without room for the new one'
 same old.ernie $MODEL
+printf '{"text": "a few words"}\n' >one.jsonl
+limited calibrate $MODEL one.jsonl c.imatrix
+no_room c.imatrix
 limited run $MODEL --ids "$(printf '5,%.0s' 1 2 3 4 5 6 7 8 9)5" -n 200 --kv f32 -q --logit-bias 2=-inf \
     --save-session s.bin
 failed_with 1 's.bin' 'a session without room'

@@ -78,4 +78,66 @@ bad 1 "$PWD: is a directory, expected a file" eval $MODEL "$PWD"
 bad 1 'nowhere.ernie' eval nowhere.ernie three.jsonl
 bad 1 'option --memory' eval $MODEL three.jsonl --memory 1K
 
+# The first documents may be left out.
+sed 1d three.jsonl >rest.jsonl
+ok eval $MODEL rest.jsonl
+cp out rest.json
+ok eval $MODEL three.jsonl --skip 1
+same out rest.json
+ok eval $MODEL three.jsonl --skip 2 --limit 1
+json 'v["documents"] == 1'
+bad 1 'three.jsonl: nothing to score' eval $MODEL three.jsonl --skip 3
+
+# ---- Against another model ----
+ok synth other.ernie --shape demo --layers 2 --type w8
+ok eval $MODEL three.jsonl --against $MODEL
+documented eval
+json 'v["kl_mean"] == 0 and v["kl_max"] == 0 and v["top1_agreement"] == 1 and v["nll_difference"] == 0'
+json 'v["nll_per_token"] == v["base_nll_per_token"] and v["nll_difference_error"] == 0'
+ok eval other.ernie three.jsonl
+cp out other.json
+ok eval $MODEL three.jsonl --against other.ernie
+json 'v["base_nll_per_token"] == json.load(open("other.json"))["nll_per_token"]'
+json 'v["nll_per_token"] == json.load(open("three.json"))["nll_per_token"]'
+json 'abs(v["nll_per_token"] - v["base_nll_per_token"] - v["nll_difference"]) < 1e-6'
+json '0 < v["kl_mean"] < v["kl_max"] and v["kl_p99"] <= v["kl_max"] and v["nll_difference_error"] > 0'
+json '0 <= v["top1_agreement"] <= 1'
+
+# The figures are those of the logits that both print.
+if [ -n "$PYTHON" ]; then
+    ok logits other.ernie --ids "$ids" --all --kv f16
+    mv out base_logits.json
+    ok logits $MODEL --ids "$ids" --all --kv f16
+    mv out logits.json
+    ok eval $MODEL unended.jsonl --against other.ernie
+    cp out measured.json
+    "$PYTHON" - "$ids" >out <<'SCRIPT'
+import json, math, sys
+ids = [int(i) for i in sys.argv[1].split(",")]
+def rows(name):
+    for row in json.load(open(name)):
+        row = [x for x in row if x is not None]
+        lse = math.log(sum(math.exp(x) for x in row))
+        yield [x - lse for x in row]
+kl, same, loss = [], 0, []
+for p, q, id in zip(rows("base_logits.json"), rows("logits.json"), ids[1:]):
+    kl.append(sum(math.exp(a) * (a - b) for a, b in zip(p, q)))
+    same += p.index(max(p)) == q.index(max(q))
+    loss.append(p[id] - q[id])
+n = len(kl)
+mean = sum(loss) / n
+error = math.sqrt(sum((x - mean) ** 2 for x in loss) / (n - 1) / n)
+print(json.dumps({"kl_mean": sum(kl) / n, "kl_max": max(kl), "top1_agreement": same / n,
+                  "nll_difference": mean, "nll_difference_error": error}))
+SCRIPT
+    json 'all(abs(x - json.load(open("measured.json"))[k]) < 1e-4 for k, x in v.items())'
+fi
+
+bad 1 'nowhere.ernie' eval $MODEL three.jsonl --against nowhere.ernie
+if [ -d "$REPO/tests/data/micro-moe" ]; then
+    ok convert "$REPO/tests/data/micro-moe" micro.ernie --type f32
+    bad 1 'option --against: micro.ernie has a vocabulary of ' \
+        eval $MODEL three.jsonl --against micro.ernie
+fi
+
 finish

@@ -68,6 +68,8 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do echo "$text"; done >many.jsonl
 "$ERNIE" eval $MODEL many.jsonl --cpu base --threads 1 >out 2>err </dev/null &
 signalled INT 130 'eval and SIGINT' 'sleep 0.3'
 [ "$status" -eq 0 ] || { checked; [ ! -s out ] || failed 'a result in spite of SIGINT'; }
+"$ERNIE" eval $MODEL many.jsonl --against $MODEL --cpu base --threads 1 >out 2>err </dev/null &
+signalled TERM 143 'eval of two models and SIGTERM' 'sleep 0.3'
 "$ERNIE" bench $MODEL --repeat 1000 >out 2>err </dev/null &
 signalled TERM 143 'bench and SIGTERM' 'sleep 0.3'
 [ "$status" -eq 0 ] || { checked; [ ! -s out ] || failed 'a result in spite of SIGTERM'; }
@@ -92,6 +94,9 @@ unfinished() {
     fi
     rm -f "$2"*
 }
+"$ERNIE" calibrate $MODEL many.jsonl some.imatrix --cpu base --threads 1 >out 2>err </dev/null &
+signalled INT 130 'calibrate and SIGINT' '[ -e some.imatrix.part ]'
+unfinished calibrate some.imatrix ''
 # room GIGABYTES: whether the disk has them. What is reserved is taken at once.
 room() { [ "$(df -Pk . | awk 'NR == 2 { print $4 }')" -gt $(($1 * 1024 * 1024)) ]; }
 if room 4; then

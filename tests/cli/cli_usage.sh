@@ -32,6 +32,7 @@ logits|MODEL
 tokenize|MODEL
 detokenize|MODEL
 eval|MODEL
+calibrate|MODEL
 bench|MODEL
 synth|OUT
 TABLE
@@ -39,6 +40,7 @@ TABLE
 bad 2 'OUT is missing' convert source
 bad 2 'TEXT is missing' tokenize model
 bad 2 'FILE is missing' eval model
+bad 2 'OUT is missing' calibrate model file
 bad 2 'unexpected argument "c"' convert a b c
 
 # fragment | arguments of run behind its model
@@ -99,6 +101,8 @@ bad 2 'option --ids is missing, expected a list' logits model
 bad 2 'option --ids is missing, expected a list' detokenize model
 bad 2 'option --temp does not belong to this command' info model --temp 1
 bad 2 'option --limit: "0" is not a whole number' eval model file --limit 0
+bad 2 'option --skip: "-1" is not a whole number' calibrate model file out --skip=-1
+bad 2 'option --against does not belong to this command' calibrate model file out --against base
 bad 2 'option --preset: presets are not offered by this build, use --type' convert a b --preset tiny
 bad 2 'option --preset: presets are not offered by this build' synth a --preset=tiny
 bad 2 'option --imatrix: calibration is not offered by this build' convert a b --imatrix file

@@ -103,3 +103,12 @@ int cli_check_out(cli_context *cli, const char *path)
     buffer_free(&folder);
     return status;
 }
+
+/* Checked before hours of work, not behind them. */
+int cli_check_new_out(cli_context *cli, const char *path)
+{
+    struct stat info;
+    const int status = cli_check_out(cli, path);
+    if (status != CLI_OK || cli->options.force || lstat(path, &info) != 0) return status;
+    return cli_fail(cli, CLI_FAILED, "%s: exists already, --force replaces it", path);
+}

@@ -59,10 +59,14 @@ int cli_fail_output(cli_context *cli);
  * the folder around it is missing or closed. */
 int cli_check_out(cli_context *cli, const char *path);
 
+/* The same for what only --force may replace. */
+int cli_check_new_out(cli_context *cli, const char *path);
+
 /* ---- Models and sessions (cli_model.c) ----------------------------------------------------- */
 
 /* Open the model named by the first argument, as --cpu says. The caller closes it. */
 int cli_open_model(cli_context *cli, ernie_model **model);
+int cli_open_model_at(cli_context *cli, const char *path, ernie_model **model); /* another one */
 
 /* What a command wants of its session, beside what --kv, --threads and --memory say. */
 typedef struct cli_session {
@@ -124,5 +128,6 @@ int cmd_tokenize(cli_context *cli);
 int cmd_detokenize(cli_context *cli);
 int cmd_eval(cli_context *cli);
 int cmd_bench(cli_context *cli);
+int cmd_calibrate(cli_context *cli);
 
 #endif

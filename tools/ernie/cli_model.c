@@ -9,6 +9,11 @@ enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256, CLI_SIZE_TEXT = 32 };
 
 int cli_open_model(cli_context *cli, ernie_model **model)
 {
+    return cli_open_model_at(cli, cli->options.positional[0], model);
+}
+
+int cli_open_model_at(cli_context *cli, const char *path, ernie_model **model)
+{
     ernie_model_options options = ERNIE_MODEL_OPTIONS_INIT;
     const char *pages = cli->options.pages                      ? cli->options.pages
                         : options_given(&cli->options, "memory") ? "mapped"
@@ -22,7 +27,6 @@ int cli_open_model(cli_context *cli, ernie_model **model)
     options.cancel = interrupt_flag();
     ernie_error error;
     progress_begin(&cli->bar, PROGRESS_BYTES);
-    const char *path = cli->options.positional[0];
     if (ernie_model_open(model, path, &options, &error) != ERNIE_OK)
         return cli_fail_error(cli, path, &error);
     progress_erase(&cli->bar);

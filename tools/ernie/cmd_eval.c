@@ -1,174 +1,259 @@
 /* ernie eval: how well the model predicts text it is given, as the mean negative log-likelihood of a
- * token. Every document starts from an empty session. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+ * token, and how far it is from another model of the same vocabulary. Every document starts from an
+ * empty session. */
 #include "cli.h"
+#include "documents.h"
 #include "interrupt.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-enum { EVAL_TOKENS_MAX = 1024 }; /* of a document; what follows is not scored */
+typedef struct eval_model {
+    ernie_model *model;
+    ernie_session *session;
+    float *logits; /* [piece_max][n_vocab] */
+} eval_model;
+
+/* Sums over tokens of what the two models say. */
+typedef struct eval_distance {
+    double base_nll;
+    double difference, difference_squared; /* of the two models' losses */
+    uint64_t n_same;                       /* tokens of which the likeliest is the same */
+    double kl;
+    float *kl_of; /* [n of capacity] each token's */
+    size_t n, capacity;
+} eval_distance;
 
 typedef struct eval_state {
     cli_context *cli;
-    const char *path;
-    ernie_model *model;
-    ernie_session *session;
-    size_t n_vocab, n_document_max, piece_max;
-    float *logits; /* [piece_max][n_vocab] */
-    id_list ids;   /* of one document */
+    eval_model subject, base; /* base.model is NULL without --against */
+    size_t n_vocab, piece_max;
+    size_t n_max; /* tokens of a document: what both models hold */
     uint64_t n_documents, n_tokens;
     double nll;
+    eval_distance distance;
 } eval_state;
 
-/* -log of the softmax of logits [n] at `id`. Padding rows are -infinity and add nothing. */
-static double eval_nll(const float *logits, size_t n, int32_t id)
+/* The logarithm of the sum of exp(logits), and the first of the largest. Padding rows are -infinity and
+ * add nothing. */
+typedef struct eval_row {
+    const float *logits; /* [n_vocab] */
+    double log_sum;
+    size_t best;
+} eval_row;
+
+static eval_row eval_look(const float *logits, size_t n)
 {
-    float largest = -INFINITY;
-    for (size_t i = 0; i < n; i++)
-        if (logits[i] > largest) largest = logits[i];
+    eval_row row = { .logits = logits };
+    for (size_t i = 1; i < n; i++)
+        if (logits[i] > logits[row.best]) row.best = i;
+    const float largest = logits[row.best];
     double sum = 0;
     for (size_t i = 0; i < n; i++) sum += (double)expf(logits[i] - largest);
-    return log(sum) + (double)largest - (double)logits[id];
+    row.log_sum = log(sum) + (double)largest;
+    return row;
+}
+
+static double eval_nll(const eval_row *row, int32_t id)
+{
+    return row->log_sum - (double)row->logits[id];
+}
+
+/* Kullback-Leibler divergence: what the base's own choice loses when the other's probabilities are
+ * taken for it. */
+static double eval_kl(const eval_row *base, const eval_row *row, size_t n)
+{
+    const double shift = row->log_sum - base->log_sum;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float p = expf(base->logits[i] - (float)base->log_sum);
+        if (p > 0.0f)
+            sum += (double)p * ((double)base->logits[i] - (double)row->logits[i] + shift);
+    }
+    return sum > 0 ? sum : 0; /* rounding may leave it just below */
+}
+
+static void eval_compare(eval_state *eval, const eval_row *base, const eval_row *row, int32_t id)
+{
+    eval_distance *d = &eval->distance;
+    const double base_nll = eval_nll(base, id), difference = eval_nll(row, id) - base_nll;
+    const double kl = eval_kl(base, row, eval->n_vocab);
+    if (d->n == d->capacity) {
+        d->capacity = d->capacity ? 2 * d->capacity : 4096;
+        d->kl_of = memory_resize(d->kl_of, d->capacity, sizeof *d->kl_of);
+    }
+    d->kl_of[d->n++] = (float)kl;
+    d->kl += kl;
+    d->base_nll += base_nll;
+    d->difference += difference;
+    d->difference_squared += difference * difference;
+    d->n_same += base->best == row->best;
+}
+
+static ernie_status eval_feed(eval_model *m, const int32_t *ids, size_t n, ernie_error *error)
+{
+    interrupt_watch(m->session);
+    const ernie_status status = ernie_session_feed_logits(m->session, ids, n, m->logits, error);
+    interrupt_watch(NULL);
+    return status;
+}
+
+/* Score n tokens, which ids[1] .. ids[n] follow. */
+static ernie_status eval_piece(eval_state *eval, const int32_t *ids, size_t n, ernie_error *error)
+{
+    ernie_status status = eval_feed(&eval->subject, ids, n, error);
+    if (status == ERNIE_OK && eval->base.model) status = eval_feed(&eval->base, ids, n, error);
+    for (size_t i = 0; i < n && status == ERNIE_OK; i++) {
+        const size_t at = i * eval->n_vocab;
+        const eval_row row = eval_look(eval->subject.logits + at, eval->n_vocab);
+        eval->nll += eval_nll(&row, ids[i + 1]);
+        if (!eval->base.model) continue;
+        const eval_row base = eval_look(eval->base.logits + at, eval->n_vocab);
+        eval_compare(eval, &base, &row, ids[i + 1]);
+    }
+    return status;
 }
 
 /* The last token is predicted and not fed. */
-static int eval_score(eval_state *eval)
+static int eval_document(const int32_t *ids, size_t n, void *user)
 {
-    const size_t n = eval->ids.n < eval->n_document_max ? eval->ids.n : eval->n_document_max;
-    const int32_t *ids = eval->ids.ids;
+    eval_state *eval = user;
     ernie_error error;
-    ernie_status status = ernie_session_rewind(eval->session, 0, &error);
+    ernie_status status = ernie_session_rewind(eval->subject.session, 0, &error);
+    if (status == ERNIE_OK && eval->base.model)
+        status = ernie_session_rewind(eval->base.session, 0, &error);
     for (size_t at = 0; at + 1 < n && status == ERNIE_OK; at += eval->piece_max) {
         const size_t rest = n - 1 - at;
-        const size_t n_piece = rest < eval->piece_max ? rest : eval->piece_max;
-        status = ernie_session_feed_logits(eval->session, ids + at, n_piece, eval->logits, &error);
-        for (size_t i = 0; i < n_piece && status == ERNIE_OK; i++)
-            eval->nll += eval_nll(eval->logits + i * eval->n_vocab, eval->n_vocab, ids[at + i + 1]);
+        status = eval_piece(eval, ids + at, rest < eval->piece_max ? rest : eval->piece_max, &error);
     }
     if (status != ERNIE_OK) return cli_fail_error(eval->cli, NULL, &error);
-    eval->n_documents++;
     if (n) eval->n_tokens += n - 1;
     return CLI_OK;
 }
 
-/* A line of the file: tokenize its text and score it. */
-static int eval_line(eval_state *eval, const char *line, size_t n_line, size_t number)
-{
-    json_error_t json_error;
-    json_t *root = json_loadb(line, n_line, 0, &json_error);
-    const json_t *text = json_object_get(root, "text");
-    ernie_error error;
-    int status = CLI_OK;
-    if (!root)
-        status = cli_fail(eval->cli, CLI_FAILED, "%s: line %zu is not JSON: %s", eval->path, number,
-                          json_error.text);
-    else if (!json_is_string(text))
-        status =
-            cli_fail(eval->cli, CLI_FAILED,
-                     "%s: line %zu has no \"text\", expected {\"text\": ...}", eval->path, number);
-    else if (cli_tokenize(eval->model, json_string_value(text), json_string_length(text),
-                          ERNIE_TOKENIZE_SPECIAL, &eval->ids, &error)
-             != ERNIE_OK)
-        status = cli_fail_error(eval->cli, eval->cli->options.positional[0], &error);
-    json_decref(root);
-    return status == CLI_OK ? eval_score(eval) : status;
-}
+/* ---- Opening --------------------------------------------------------------------------------- */
 
-/* The bar goes by bytes of the file, or by documents when a limit says how many there will be. */
-static int eval_progress(eval_state *eval, uint64_t n_read, uint64_t n_bytes)
+/* The first token that two models of as many tokens do not share; -1: they share all. */
+static int32_t eval_token_apart(const ernie_model *a, const ernie_model *b, uint32_t n_tokens)
 {
-    const uint64_t limit = eval->cli->options.n_limit;
-    const int stop = limit ? progress_update("scoring", eval->n_documents, limit, &eval->cli->bar)
-                           : progress_update("scoring", n_read, n_bytes, &eval->cli->bar);
-    if (!stop) return CLI_OK;
-    return cli_fail(eval->cli, CLI_SIGNAL + interrupt_signal(), "stopped by a signal");
-}
-
-static int eval_lines(eval_state *eval, FILE *file, uint64_t n_bytes)
-{
-    const uint64_t limit = eval->cli->options.n_limit;
-    char *line = NULL;
-    size_t capacity = 0, number = 0;
-    uint64_t n_read = 0;
-    int status = eval_progress(eval, 0, n_bytes); /* the clock starts before the first document */
-    while (status == CLI_OK && !(limit && eval->n_documents == limit)) {
-        const ssize_t n = getline(&line, &capacity, file);
-        if (n < 0) break;
-        number++;
-        n_read += (uint64_t)n;
-        if (strspn(line, " \t\r\n") == (size_t)n) continue;
-        status = eval_line(eval, line, (size_t)n, number);
-        if (status == CLI_OK) status = eval_progress(eval, n_read, n_bytes);
+    for (uint32_t id = 0; id < n_tokens; id++) {
+        size_t n_a, n_b;
+        const char *piece_a = ernie_token_piece(a, (int32_t)id, &n_a);
+        const char *piece_b = ernie_token_piece(b, (int32_t)id, &n_b);
+        if (!piece_a || !piece_b || n_a != n_b || memcmp(piece_a, piece_b, n_a) != 0)
+            return (int32_t)id;
     }
-    if (status == CLI_OK && ferror(file))
-        status =
-            cli_fail(eval->cli, CLI_FAILED, "%s: cannot be read: %s", eval->path, strerror(errno));
-    free(line);
-    return status;
+    return -1;
 }
 
-static int eval_file(eval_state *eval)
+static int eval_check_base(eval_state *eval)
 {
-    file_error error;
-    struct stat info = { 0 };
-    const int descriptor = file_open_reading(eval->path, &error);
-    if (descriptor < 0) return cli_fail(eval->cli, CLI_FAILED, "%s: %s", eval->path, error.reason);
-    FILE *file = fdopen(descriptor, "rb");
-    if (!file || fstat(descriptor, &info) != 0) {
-        const int reason = errno;
-        file ? (void)fclose(file) : (void)close(descriptor);
-        return cli_fail(eval->cli, CLI_FAILED, "%s: cannot be read: %s", eval->path,
-                        strerror(reason));
-    }
-    progress_begin(&eval->cli->bar,
-                   eval->cli->options.n_limit ? PROGRESS_DOCUMENTS : PROGRESS_BYTES);
-    interrupt_watch(eval->session);
-    int status = eval_lines(eval, file, (uint64_t)info.st_size);
-    interrupt_watch(NULL);
-    progress_erase(&eval->cli->bar);
-    fclose(file);
-    if (status == CLI_OK && eval->n_tokens == 0)
-        status =
-            cli_fail(eval->cli, CLI_FAILED,
-                     "%s: nothing to score, expected a document of two tokens or more", eval->path);
-    return status;
+    const char *path = eval->cli->options.against;
+    const ernie_model_info info = cli_model_info(eval->subject.model);
+    const ernie_model_info base = cli_model_info(eval->base.model);
+    if (info.vocab_size != base.vocab_size || info.n_tokens != base.n_tokens)
+        return cli_fail(eval->cli, CLI_FAILED,
+                        "option --against: %s has a vocabulary of %u rows for %u tokens, the model "
+                        "one of %u for %u",
+                        path, base.vocab_size, base.n_tokens, info.vocab_size, info.n_tokens);
+    const int32_t id = eval_token_apart(eval->subject.model, eval->base.model, info.n_tokens);
+    if (id < 0) return CLI_OK;
+    const char *theirs = ernie_token_piece(eval->base.model, id, NULL);
+    const char *ours = ernie_token_piece(eval->subject.model, id, NULL);
+    return cli_fail(eval->cli, CLI_FAILED,
+                    "option --against: %s has another vocabulary: token %d is \"%.40s\" there and "
+                    "\"%.40s\" in the model",
+                    path, (int)id, theirs ? theirs : "", ours ? ours : "");
+}
+
+static int eval_open_session(eval_state *eval, eval_model *m)
+{
+    const cli_session wanted = { .n_ctx = eval->n_max };
+    m->logits = memory_resize(NULL, eval->piece_max * eval->n_vocab, sizeof *m->logits);
+    return cli_open_session(eval->cli, m->model, &wanted, NULL, &m->session);
 }
 
 static int eval_open(eval_state *eval)
 {
-    int status = cli_open_model(eval->cli, &eval->model);
+    const char *against = eval->cli->options.against;
+    int status = cli_open_model(eval->cli, &eval->subject.model);
     if (status != CLI_OK) return status;
-    const ernie_model_info info = cli_model_info(eval->model);
-    eval->n_vocab = info.vocab_size;
-    eval->n_document_max = info.context_max < EVAL_TOKENS_MAX ? info.context_max : EVAL_TOKENS_MAX;
+    eval->n_vocab = cli_model_info(eval->subject.model).vocab_size;
     eval->piece_max = cli_logits_piece(eval->n_vocab);
-    eval->logits = memory_resize(NULL, eval->piece_max * eval->n_vocab, sizeof *eval->logits);
-    const cli_session wanted = { .n_ctx = eval->n_document_max };
-    return cli_open_session(eval->cli, eval->model, &wanted, NULL, &eval->session);
+    eval->n_max = documents_tokens_max(eval->subject.model);
+    if (against) {
+        status = cli_open_model_at(eval->cli, against, &eval->base.model);
+        if (status == CLI_OK) status = eval_check_base(eval);
+        if (status != CLI_OK) return status;
+        const size_t n_max = documents_tokens_max(eval->base.model);
+        if (n_max < eval->n_max) eval->n_max = n_max;
+        status = eval_open_session(eval, &eval->base);
+    }
+    return status == CLI_OK ? eval_open_session(eval, &eval->subject) : status;
+}
+
+static void eval_close(eval_model *m)
+{
+    free(m->logits);
+    ernie_session_free(m->session);
+    ernie_model_close(m->model);
+}
+
+/* ---- The result ------------------------------------------------------------------------------ */
+
+static int eval_ascending(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* The least number that 99 of 100 tokens do not exceed is the value at this rank. */
+static size_t eval_rank_99(size_t n)
+{
+    return (99 * n + 99) / 100 - 1;
+}
+
+static void eval_print_distance(json_t *root, eval_distance *d)
+{
+    const double n = (double)d->n, mean = d->difference / n;
+    const double variance = n > 1 ? (d->difference_squared - n * mean * mean) / (n - 1) : 0;
+    qsort(d->kl_of, d->n, sizeof *d->kl_of, eval_ascending);
+    json_object_set_new(root, "base_nll_per_token", output_number(d->base_nll / n));
+    json_object_set_new(root, "nll_difference", output_number(mean));
+    json_object_set_new(root, "nll_difference_error",
+                        output_number(sqrt((variance > 0 ? variance : 0) / n)));
+    json_object_set_new(root, "kl_mean", output_number(d->kl / n));
+    json_object_set_new(root, "kl_p99", output_number((double)d->kl_of[eval_rank_99(d->n)]));
+    json_object_set_new(root, "kl_max", output_number((double)d->kl_of[d->n - 1]));
+    json_object_set_new(root, "top1_agreement", output_number((double)d->n_same / n));
+}
+
+static void eval_print(eval_state *eval)
+{
+    json_t *root = json_object();
+    json_object_set_new(root, "documents", output_count(eval->n_documents));
+    json_object_set_new(root, "tokens", output_count(eval->n_tokens));
+    json_object_set_new(root, "nll_per_token", output_number(eval->nll / (double)eval->n_tokens));
+    if (eval->base.model) eval_print_distance(root, &eval->distance);
+    output_json(&eval->cli->out, root);
 }
 
 int cmd_eval(cli_context *cli)
 {
-    eval_state eval = { .cli = cli, .path = cli->options.positional[1] };
+    const char *path = cli->options.positional[1];
+    eval_state eval = { .cli = cli };
     int status = eval_open(&eval);
-    if (status == CLI_OK) status = eval_file(&eval);
-    if (status == CLI_OK) {
-        json_t *root = json_object();
-        json_object_set_new(root, "documents", output_count(eval.n_documents));
-        json_object_set_new(root, "tokens", output_count(eval.n_tokens));
-        json_object_set_new(root, "nll_per_token", output_number(eval.nll / (double)eval.n_tokens));
-        output_json(&cli->out, root);
-    }
-    free(eval.logits);
-    id_list_free(&eval.ids);
-    ernie_session_free(eval.session);
-    ernie_model_close(eval.model);
+    if (status == CLI_OK)
+        status = documents_read(cli, eval.subject.model, eval.n_max, path, "scoring",
+                                eval_document, &eval, &eval.n_documents);
+    if (status == CLI_OK && eval.n_tokens == 0)
+        status =
+            cli_fail(cli, CLI_FAILED,
+                     "%s: nothing to score, expected a document of two tokens or more", path);
+    if (status == CLI_OK) eval_print(&eval);
+    free(eval.distance.kl_of);
+    eval_close(&eval.subject);
+    eval_close(&eval.base);
     return status;
 }

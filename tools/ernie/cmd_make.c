@@ -14,15 +14,6 @@
 
 static const double MAKE_MIB = 1024.0 * 1024.0;
 
-/* An older file is replaced on request only. Checked before hours of work, not behind them. */
-static int make_check_out(cli_context *cli, const char *path)
-{
-    struct stat info;
-    const int status = cli_check_out(cli, path);
-    if (status != CLI_OK || cli->options.force || lstat(path, &info) != 0) return status;
-    return cli_fail(cli, CLI_FAILED, "%s: exists already, --force replaces it", path);
-}
-
 /* "OUT: 26.0 MiB from 78.1 MiB in 2.3 s", without the source where there is none. */
 static int make_report(cli_context *cli, const char *path, uint64_t n_source, double seconds)
 {
@@ -71,7 +62,7 @@ int cmd_convert(cli_context *cli)
 {
     const program_options *options = &cli->options;
     const char *source = options->positional[0], *out = options->positional[1];
-    const int status = make_check_out(cli, out);
+    const int status = cli_check_new_out(cli, out);
     if (status != CLI_OK) return status;
     make_progress state = { .bar = &cli->bar };
     text_buffer notes = { 0 };
@@ -106,7 +97,7 @@ int cmd_synth(cli_context *cli)
     if (!options->shape)
         return cli_fail(cli, CLI_USAGE,
                         "option --shape is missing, expected 21b, 300b, 0.3b or demo");
-    const int status = make_check_out(cli, out);
+    const int status = cli_check_new_out(cli, out);
     if (status != CLI_OK) return status;
     const ern_synth_options synth = {
         .shape = options->shape,

@@ -6,12 +6,12 @@
 #include "interrupt.h"
 
 #include <signal.h>
-#include <stdatomic.h>
 #include <stddef.h>
 
 static volatile sig_atomic_t interrupt_number;
 static ernie_cancel interrupt_cancel;
 static _Atomic(ernie_session *) interrupt_session;
+static _Atomic(atomic_int *) interrupt_stop;
 
 static void interrupt_handle(int number)
 {
@@ -24,6 +24,8 @@ static void interrupt_handle(int number)
     ernie_cancel_request(&interrupt_cancel);
     ernie_session *session = atomic_load(&interrupt_session);
     if (session) ernie_session_cancel(session);
+    atomic_int *stop = atomic_load(&interrupt_stop);
+    if (stop) atomic_store(stop, 1);
 }
 
 void interrupt_install(void)
@@ -63,4 +65,10 @@ void interrupt_watch(ernie_session *session)
     atomic_store(&interrupt_session, session);
     /* A signal just before the store would have found no session to cancel. */
     if (session && interrupt_number) ernie_session_cancel(session);
+}
+
+void interrupt_watch_flag(atomic_int *flag)
+{
+    atomic_store(&interrupt_stop, flag);
+    if (flag && interrupt_number) atomic_store(flag, 1);
 }

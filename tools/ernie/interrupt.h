@@ -5,6 +5,8 @@
 
 #include "../../ernie.h"
 
+#include <stdatomic.h>
+
 /* Take SIGINT, SIGTERM and SIGHUP over, ignore SIGPIPE and SIGXFSZ. Once, before anything else. */
 void interrupt_install(void);
 
@@ -18,5 +20,8 @@ ernie_cancel *interrupt_flag(void);
 /* While a session is watched, a signal also cancels it. Watch exactly around a call: a request that
  * comes between calls would stop the next one. NULL ends the watch. */
 void interrupt_watch(ernie_session *session);
+
+/* The same for a flag, which a signal sets to 1. */
+void interrupt_watch_flag(atomic_int *flag);
 
 #endif

@@ -19,6 +19,7 @@ static const char *const main_no_arguments[] = { NULL };
 static const char *const main_model[] = { "MODEL", NULL };
 static const char *const main_model_text[] = { "MODEL", "TEXT", NULL };
 static const char *const main_model_file[] = { "MODEL", "FILE", NULL };
+static const char *const main_model_file_out[] = { "MODEL", "FILE", "OUT", NULL };
 static const char *const main_source_out[] = { "SOURCE", "OUT", NULL };
 static const char *const main_out[] = { "OUT", NULL };
 
@@ -82,13 +83,33 @@ const cli_command cli_commands[] = {
       "Prints the text and a newline." },
     { { "eval", COMMAND_EVAL, main_model_file },
       cmd_eval,
-      "MODEL FILE [--limit N]",
+      "MODEL FILE [--limit N] [--skip N] [--against BASE]",
       "measure how well the model predicts text",
       "FILE holds one JSON object {\"text\": ...} a line. Special tokens in the text count, such\n"
       "as </s> at its end; only the first 1024 tokens of a document are looked at, and each\n"
       "document on its own. Prints a JSON object: documents, tokens (predicted ones: the first\n"
       "of a document is given) and nll_per_token, the mean negative natural logarithm of the\n"
-      "probability given to each." },
+      "probability given to each.\n\n"
+      "With --against BASE, the file of another model with the same vocabulary, also\n"
+      "base_nll_per_token; nll_difference, how much MODEL loses more, and its standard error\n"
+      "nll_difference_error, tokens taken for independent; kl_mean, kl_p99 and kl_max, the mean\n"
+      "of the Kullback-Leibler divergence from BASE's probabilities to MODEL's at each token,\n"
+      "what 99 of 100 tokens do not exceed, and the largest; top1_agreement, the part of tokens\n"
+      "of which both think the same likeliest." },
+    { { "calibrate", COMMAND_CALIBRATE, main_model_file_out },
+      cmd_calibrate,
+      "MODEL FILE OUT [--limit N] [--skip N] [--memory SIZE] ... [--json]",
+      "learn from text which weights matter",
+      "Runs the documents of FILE, read as eval reads them, through the model, f32 or bf16 best,\n"
+      "and writes to OUT what the input of every linear looks like: mean squares and, where\n"
+      "--memory allows, second moments of its channels, each expert's on its own.\n"
+      "\"ernie convert --imatrix OUT\" rounds weights by it. Says on standard error what was\n"
+      "collected. Use other text than what the result is judged by: --skip and --limit divide a\n"
+      "file. OUT appears when it is complete, never before, as in convert.\n\n"
+      "The JSON object of --json holds documents, tokens, seconds, bytes (of OUT), inputs (of\n"
+      "linears), of which moments_own have second moments of their own, moments_common share\n"
+      "those of their layer and squares_only have none; experts, of which experts_rare got so\n"
+      "few samples that they lean on the layer's average, and experts_unseen none at all." },
     { { "bench", COMMAND_BENCH, main_model },
       cmd_bench,
       "MODEL [-p LIST] [-c LIST] [-n N] [--repeat N] [--json]",

@@ -42,8 +42,10 @@ typedef struct option_row {
 #define AT(field) offsetof(program_options, field)
 #define ANSWERS   (COMMAND_RUN | COMMAND_CHAT)
 #define SESSIONS  (ANSWERS | COMMAND_LOGITS | COMMAND_EVAL | COMMAND_BENCH)
-#define MODELS    (SESSIONS | COMMAND_INFO | COMMAND_VERIFY | COMMAND_TOKENIZE | COMMAND_DETOKENIZE)
+#define MODELS \
+    (SESSIONS | COMMAND_INFO | COMMAND_VERIFY | COMMAND_TOKENIZE | COMMAND_DETOKENIZE | COMMAND_CALIBRATE)
 #define WRITERS   (COMMAND_CONVERT | COMMAND_SYNTH)
+#define TEXTS     (COMMAND_EVAL | COMMAND_CALIBRATE)
 #define EVERY     (MODELS | WRITERS)
 
 /* The most that fits a JSON number exactly, so that a printed seed can be given back. */
@@ -77,7 +79,7 @@ static const option_row option_rows[] = {
       "content, url, site}] and, if wanted, language \"zh\" or \"en\" [by the question's script]" },
     { "raw", 0, NULL, OPTION_FLAG, COMMAND_RUN, AT(raw), 0, 0, NULL,
       "continue the prompt itself, without the chat format; special tokens in it count" },
-    { "json", 0, NULL, OPTION_FLAG, COMMAND_RUN | COMMAND_INFO | COMMAND_BENCH, AT(json), 0, 0, NULL,
+    { "json", 0, NULL, OPTION_FLAG, COMMAND_RUN | COMMAND_INFO | COMMAND_BENCH | COMMAND_CALIBRATE, AT(json), 0, 0, NULL,
       "print one JSON object" },
     { "json", 0, NULL, OPTION_FLAG, COMMAND_EVAL, AT(json), 0, 0, NULL,
       "changes nothing: the result is a JSON object always" },
@@ -89,8 +91,19 @@ static const option_row option_rows[] = {
       "read special tokens in TEXT as plain text" },
     { "special", 0, NULL, OPTION_FLAG, COMMAND_DETOKENIZE, AT(special), 0, 0, NULL,
       "write control tokens out (</s>) instead of dropping them" },
-    { "limit", 0, "N", OPTION_COUNT, COMMAND_EVAL, AT(n_limit), 1, COUNT_MAX, NULL,
-      "score only the first N documents" },
+    { "limit", 0, "N", OPTION_COUNT, TEXTS, AT(n_limit), 1, COUNT_MAX, NULL,
+      "read only N documents" },
+    { "skip", 0, "N", OPTION_COUNT, TEXTS, AT(n_skip), 0, COUNT_MAX, NULL,
+      "leave out the first N documents, so that one file serves for calibration and for evaluation" },
+    { "against", 0, "BASE", OPTION_TEXT, COMMAND_EVAL, AT(against), 0, 0, NULL,
+      "run the model in this file, too, and say how far MODEL is from it" },
+    { "common", 0, NULL, OPTION_FLAG, COMMAND_CALIBRATE, AT(common), 0, 0, NULL,
+      "one matrix of second moments for the gate and up of all experts of a layer: a smaller file" },
+    { "diagonal", 0, NULL, OPTION_FLAG, COMMAND_CALIBRATE, AT(diagonal), 0, 0, NULL,
+      "mean squares only, no second moments: a file of megabytes" },
+    { "memory", 0, "SIZE", OPTION_SIZE, COMMAND_CALIBRATE, AT(memory), 0, 0, NULL,
+      "hold at most SIZE, such as 4G, weights not counted; less means fewer second moments "
+      "[half of what is free]" },
 
     { "temp", 0, "T", OPTION_REAL, ANSWERS, AT(temperature), 0, 100, NULL,
       "temperature; 0 always takes the likeliest token [the model's own, else 1]" },
@@ -158,9 +171,9 @@ static const option_row option_rows[] = {
       NULL },
     { "imatrix", 0, "FILE", OPTION_REFUSED, COMMAND_CONVERT, 0, 0, 0, "calibration is not offered by this build, leave it out",
       NULL },
-    { "threads", 0, "N", OPTION_COUNT, WRITERS, AT(n_threads), 1, THREADS_MAX, NULL,
+    { "threads", 0, "N", OPTION_COUNT, WRITERS | COMMAND_CALIBRATE, AT(n_threads), 1, THREADS_MAX, NULL,
       "worker threads [one per physical core]" },
-    { "force", 0, NULL, OPTION_FLAG, WRITERS, AT(force), 0, 0, NULL,
+    { "force", 0, NULL, OPTION_FLAG, WRITERS | COMMAND_CALIBRATE, AT(force), 0, 0, NULL,
       "replace OUT if it exists" },
 
     { "quiet", 'q', NULL, OPTION_FLAG, EVERY, AT(quiet), 0, 0, NULL,

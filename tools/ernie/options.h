@@ -23,10 +23,11 @@ enum {
     COMMAND_BENCH = 1 << 9,
     COMMAND_SYNTH = 1 << 10,
     COMMAND_HELP = 1 << 11,
-    COMMAND_VERSION = 1 << 12
+    COMMAND_VERSION = 1 << 12,
+    COMMAND_CALIBRATE = 1 << 13
 };
 
-enum { OPTIONS_STOP_MAX = 16, OPTIONS_POSITIONAL_MAX = 2 };
+enum { OPTIONS_STOP_MAX = 16, OPTIONS_POSITIONAL_MAX = 3 };
 
 typedef struct text_list {
     const char *items[OPTIONS_STOP_MAX];
@@ -45,11 +46,11 @@ typedef struct program_options {
     size_t n_positional;
     uint64_t given; /* bit i: row i of the table was given */
 
-    bool help, quiet, json, raw, records, special, literal_text, force, all;
+    bool help, quiet, json, raw, records, special, literal_text, force, all, common, diagonal;
     const char *prompt, *system_message, *search_context, *load_session, *save_session;
     const char *backend, *cpu, *kv, *pages;
-    const char *type, *chat, *name, *shape;
-    uint32_t n_tokens, n_layers, n_ctx, n_threads, n_limit, n_repeat, n_logprobs, top_k;
+    const char *type, *chat, *name, *shape, *against;
+    uint32_t n_tokens, n_layers, n_ctx, n_threads, n_limit, n_skip, n_repeat, n_logprobs, top_k;
     float temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;
     uint64_t seed, memory;
     id_list ids, stop_ids;
