@@ -5,7 +5,7 @@
 
 #include "../../src/ern.h"
 
-/* ---- The frame of a GGUF file ------------------------------------------------------------------ */
+/* ---- The frame of a GGUF file ---------------------------------------------------------------- */
 
 /* Magic, u32 version, u64 tensor count, u64 count of key-value pairs; then the pairs, the tensors'
  * names, shapes, types and offsets, zeros up to the alignment, and the data. Little endian; strings
@@ -14,8 +14,8 @@
 #define CONV_GGUF_VERSION_MIN   2u /* version 1 had 32-bit counts */
 #define CONV_GGUF_VERSION       3u /* 3 allows big endian as well */
 #define CONV_GGUF_HEADER_BYTES  24u
-#define CONV_GGUF_DIMS_MAX      4u  /* dims[0] is the row's length, the contiguous one */
-#define CONV_GGUF_ALIGN_KEY     "general.alignment" /* u32, a multiple of 8 */
+#define CONV_GGUF_DIMS_MAX      4u /* dims[0] is the row's length, the contiguous one */
+#define CONV_GGUF_ALIGN_KEY     "general.alignment" /* u32, a power of two */
 #define CONV_GGUF_ALIGN_DEFAULT 32u /* of the data's start and of each tensor's offset in it */
 
 typedef enum conv_gguf_value {
@@ -44,7 +44,7 @@ typedef enum conv_gguf_token {
     CONV_GGUF_TOKEN_BYTE = 6
 } conv_gguf_token;
 
-/* ---- Tensor types ------------------------------------------------------------------------------ */
+/* ---- Tensor types ---------------------------------------------------------------------------- */
 
 /* X(name, number, values of a block, bytes of a block). Numbers that are missing belong to types
  * that ggml has given up (4, 5, 31 to 33, 36 to 38). */
@@ -103,5 +103,17 @@ static inline const conv_ggml_info *conv_ggml_find(uint32_t type)
         if (infos[i].type == type) return &infos[i];
     return NULL;
 }
+
+/* ---- Blocks (ggml.c) ------------------------------------------------------------------------- */
+
+/* The types whose values can be read, as messages list them. */
+#define CONV_GGML_READABLE                                                                 \
+    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, " \
+    "IQ4_XS and MXFP4"
+ERN_FN bool conv_ggml_readable(uint32_t type);
+
+/* n values of a readable type, whole blocks, as floats: bit for bit those of ggml's own reference.
+ * src need not be aligned. */
+ERN_FN void conv_ggml_decode(uint32_t type, const unsigned char *src, float *dst, size_t n);
 
 #endif
