@@ -204,7 +204,8 @@ static inline void gguf_write(const gguf_file *g, const char *path)
 
 /* ---- Models ---------------------------------------------------------------------------------- */
 
-/* One matrix, or those of all experts, of the checkpoint's values; blocks where the type has any. */
+/* One matrix, or those of all experts, of the checkpoint's values; where the type has blocks,
+ * random ones. */
 static inline void gguf_matrix(gguf_file *g, const checkpoint *c, const char *name, uint64_t n_rows,
                                uint64_t n_cols, bool stacked, const char *what, unsigned layer,
                                unsigned expert)

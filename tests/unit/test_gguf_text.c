@@ -13,7 +13,7 @@ static gguf_file g;
 
 enum { VOCAB = 300, ADDED = -1000 };
 
-/* As tokenizer.model has it, and as GGUF has it. type 0: not in tokenizer.model but in a JSON file. */
+/* As tokenizer.model has it. */
 typedef struct told_piece {
     const char *text;
     float score;
@@ -67,11 +67,12 @@ static void tell_checkpoint(void)
         const told_piece *p = i < ERN_COUNT(pieces) ? &pieces[i] : NULL;
         checkpoint_piece(&sp, p ? p->text : byte, p ? p->score : 0, p ? p->type : ERN_TOKEN_BYTE);
         if (p && p->special)
-            sprintf(json + strlen(json), "%s\"%u\": {\"content\": \"%s\", \"special\": true}",
-                    i ? ", " : "", i, p->text);
+            sprintf(json + strlen(json), "\"%u\": {\"content\": \"%s\", \"special\": true}, ", i,
+                    p->text);
     }
     checkpoint_specs(&sp, 2);
     checkpoint_put(in_dir, "tokenizer.model", sp.data, sp.n);
+    json[strlen(json) - 2] = '\0'; /* the last comma */
     sprintf(json + strlen(json), "}, \"chat_template\": \"%s\"}", template);
     checkpoint_put_text(in_dir, "tokenizer_config.json", json);
     json[0] = '\0';
@@ -81,8 +82,8 @@ static void tell_checkpoint(void)
     checkpoint_put_text(in_dir, "added_tokens.json", json);
 }
 
-/* By the rules of llama.cpp's converter: what it cannot ask SentencePiece is normal, what the JSON files
- * list has the score -1000, what they call special is control, ids between are padding. */
+/* By the rules of llama.cpp's converter: what it cannot ask SentencePiece is normal, what the JSON
+ * files list has the score -1000, what they call special is control, ids between are padding. */
 static void tell_id(unsigned id, char text[64], float *score, int32_t *type)
 {
     *score = -10000;

@@ -1,6 +1,6 @@
-/* The values of ggml's blocks. Each is one product, or one product and one sum or difference, in the
- * order in which ggml's reference takes them; nothing is fused (-ffp-contract=off), so the floats
- * are the same to the last bit. The scales of a block are halves, widened exactly. */
+/* The values of ggml's blocks. Each is one product, or one product and one sum or difference, in
+ * the order in which ggml's reference takes them; nothing is fused (-ffp-contract=off), so the
+ * floats are the same to the last bit. The scales of a block are halves, widened exactly. */
 #include "ggml.h"
 
 typedef void (*ggml_block_fn)(const unsigned char *src, float *dst);

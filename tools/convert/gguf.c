@@ -3,7 +3,7 @@
 #include "gguf.h"
 
 #define GGUF_READ_BYTES       ((size_t)1 << 20) /* at least, when more of the header is needed */
-#define GGUF_PAIR_BYTES_MIN   13u /* a key's length, one letter, a type: what a pair takes at least */
+#define GGUF_PAIR_BYTES_MIN   13u               /* a key's length, one letter, a type */
 #define GGUF_TENSOR_BYTES_MIN 33u /* a name's length, one letter, dims, type, offset */
 #define GGUF_ALIGN_MAX        ((uint64_t)1 << 20)
 

@@ -35,15 +35,15 @@ ERN_FN bool conv_gguf_is(const char *path);
 
 /* Read the header of `path`, and of all parts NAME-0000i-of-0000n.gguf when it is the first of
  * several: the pairs are those of the first. Checks that every tensor lies inside its file, that
- * shape and type give whole blocks, that tensors neither overlap nor leave holes, that no key and no
- * name comes twice. Close both also after failure. */
+ * shape and type give whole blocks, that tensors neither overlap nor leave holes, that no key and
+ * no name comes twice. Close both also after failure. */
 ERN_FN ernie_status conv_gguf_open(conv_gguf *gguf, conv_tensors *tensors, const char *path,
                                    const ernie_allocator *allocator, ernie_error *error);
 ERN_FN void conv_gguf_close(conv_gguf *gguf); /* zeroed is fine */
 
 /* One file's header, of which gguf->header holds the beginning or, when `file` is NULL, all there
- * is: fill gguf->pairs and append its tensors to `tensors` as those of `shard`. n_file: bytes of the
- * whole file. For the fuzzer and for conv_gguf_open. */
+ * is: fill gguf->pairs and append its tensors to `tensors` as those of `shard`. n_file: bytes of
+ * the whole file. For the fuzzer and for conv_gguf_open. */
 ERN_FN ernie_status conv_gguf_read(conv_gguf *gguf, conv_tensors *tensors, uint32_t shard,
                                    const conv_file *file, uint64_t n_file, ernie_error *error);
 

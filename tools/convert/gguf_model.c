@@ -1,5 +1,5 @@
-/* The keys are those that llama.cpp's converter writes and its ernie4_5 graphs read; what these graphs
- * take for granted (softmax gating, normalised weights, no scaling of positions) must not be
+/* The keys are those that llama.cpp's converter writes and its ernie4_5 graphs read; what these
+ * graphs take for granted (softmax gating, normalised weights, no scaling of positions) must not be
  * contradicted. Rows of Q and K lie in GGUF as in the checkpoint: rotary pairs are adjacent there,
  * and nothing is permuted. */
 #include "gguf_model.h"

@@ -1,5 +1,5 @@
-/* What a GGUF file says of an ERNIE 4.5 model (general.architecture "ernie4_5", "ernie4_5-moe"): its
- * numbers as a conv_config, its sampling defaults, and what its tensors are called. */
+/* What a GGUF file says of an ERNIE 4.5 model (general.architecture "ernie4_5", "ernie4_5-moe"):
+ * its numbers as a conv_config, its sampling defaults, and what its tensors are called. */
 #ifndef ERN_CONVERT_GGUF_MODEL_H
 #define ERN_CONVERT_GGUF_MODEL_H
 
@@ -8,8 +8,8 @@
 
 #define CONV_GGUF_HEAD "output.weight" /* absent in tied models */
 
-/* What GGUF calls a tensor of a checkpoint. base: "layers.3." or ""; name: "mlp.gate.weight". `full`
- * receives "blk.3.ffn_gate_inp.weight", or "" when GGUF has no such tensor. */
+/* What GGUF calls a tensor of a checkpoint. base: "layers.3." or ""; name: "mlp.gate.weight".
+ * `full` receives "blk.3.ffn_gate_inp.weight", or "" when GGUF has no such tensor. */
 ERN_FN void conv_gguf_tensor_name(const char *base, const char *name, char *full, size_t size);
 
 /* The architecture numbers. Refuses by key what would change the maths; keys that nobody here knows
