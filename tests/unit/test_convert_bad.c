@@ -280,14 +280,14 @@ static void other_sources_are_named(void **state)
         ernie_status status;
         const char *says;
     } cases[] = {
-        { "x.gguf", "GGUF\3", ERNIE_UNSUPPORTED,
-          "x.gguf: is a GGUF file; ernie converts published safetensors checkpoints (the -PT "
-          "layout)" },
-        { "x.bin", "GGUF", ERNIE_UNSUPPORTED, "x.bin: is a GGUF file" },
-        { "x.gguf", "GGU", ERNIE_IO, "x.gguf: is not a directory, expected the one that holds" },
+        { "x.gguf", "GGUF\3", ERNIE_FORMAT,
+          "x.gguf: is truncated: 5 bytes hold no GGUF header" },
+        { "x.bin", "GGUF", ERNIE_FORMAT, "x.bin: is truncated: 4 bytes hold no GGUF header" },
+        { "x.gguf", "GGU, and more than 24 bytes", ERNIE_FORMAT,
+          "x.gguf: is no GGUF file: its first bytes are not \"GGUF\"" },
         { "model.safetensors", "12345678", ERNIE_IO,
-          "model.safetensors: is not a directory, expected the one that holds config.json" },
-        { "empty", "", ERNIE_IO, "empty: is not a directory" },
+          "model.safetensors: is neither a GGUF file nor the directory that holds config.json" },
+        { "empty", "", ERNIE_IO, "empty: is neither a GGUF file nor the directory" },
     };
     checkpoint_clear(out_dir);
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
@@ -296,7 +296,7 @@ static void other_sources_are_named(void **state)
         refuse(checkpoint_path(in_dir, cases[i].file), out_file, NULL, cases[i].status,
                cases[i].says);
     }
-    refuse("/dev/null", out_file, NULL, ERNIE_IO, "/dev/null: is not a directory");
+    refuse("/dev/null", out_file, NULL, ERNIE_IO, "/dev/null: is neither a GGUF file nor the directory");
     good_model();
     unlink(checkpoint_path(in_dir, "model.safetensors"));
     checkpoint_put_text(in_dir, "model_state.pdparams", "");

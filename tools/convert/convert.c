@@ -5,8 +5,11 @@
 #include "config.h"
 #include "encode.h"
 #include "generation.h"
+#include "gguf_model.h"
+#include "gguf_text.h"
 #include "names.h"
 #include "pipe.h"
+#include "safetensors.h"
 #include "tokenizer_files.h"
 #include "../../src/os.h"
 
@@ -25,6 +28,7 @@ typedef struct convert_state {
     const conv_encoder *encoder;
     conv_config config;
     conv_tensors tensors;
+    conv_gguf gguf; /* its metadata, when tensors.gguf */
     conv_plan plan;
     conv_source (*sources)[2]; /* [n_sources], beside plan.records */
     size_t n_sources;
@@ -41,7 +45,7 @@ typedef struct convert_state {
 
 static size_t convert_row_bytes(const conv_source *source, const conv_slice *slice)
 {
-    return (size_t)source->n_cols * (slice->tensor->dtype == CONV_F32 ? 4u : 2u);
+    return (size_t)conv_row_bytes(slice->tensor, source->n_cols);
 }
 
 /* How many rows from `row` on lie one after the other in one tensor and fit one read. */
@@ -232,9 +236,21 @@ static void convert_settle(convert_state *state)
     hparams->n_mtp_layers = n_mtp;
 }
 
+static ernie_status convert_open_gguf(convert_state *state, const char *path, ernie_error *error)
+{
+    ernie_status status =
+        conv_gguf_open(&state->gguf, &state->tensors, path, state->options.allocator, error);
+    if (status == ERNIE_OK)
+        status = conv_gguf_config(&state->config, &state->gguf, &state->tensors,
+                                  &state->options.log, error);
+    if (status == ERNIE_OK) convert_settle(state);
+    return status;
+}
+
 static ernie_status convert_open(convert_state *state, const char *dir, ernie_error *error)
 {
     const ernie_allocator *allocator = state->options.allocator;
+    if (conv_gguf_is(dir)) return convert_open_gguf(state, dir, error);
     ernie_status status = conv_dir_check(dir, error);
     if (status == ERNIE_OK) status = conv_config_load(&state->config, dir, allocator, error);
     if (status != ERNIE_OK) return status;
@@ -281,11 +297,14 @@ static ernie_status convert_add_record(convert_state *state, const ern_record *r
     return ERNIE_OK;
 }
 
-/* A file without a given name is called as its directory, whatever slashes follow. */
+/* A file without a given name is called as its directory, whatever slashes follow, or as a GGUF file
+ * calls itself. */
 static ernie_status convert_begin_plan(convert_state *state, const char *dir, ernie_error *error)
 {
     conv_path path;
+    char gguf_name[256];
     const char *name = state->options.name;
+    if (!name && state->tensors.gguf) name = conv_gguf_model_name(&state->gguf, gguf_name);
     if (!name) {
         const ernie_status status = conv_path_join(&path, dir, "", error);
         if (status != ERNIE_OK) return status;
@@ -318,16 +337,30 @@ static ernie_status convert_plan(convert_state *state, const char *dir, ernie_er
     return conv_names_check_rest(&state->tensors, hparams, error);
 }
 
+static ernie_status convert_load_text(convert_state *state, const char *dir,
+                                      ern_generation *generation, ernie_error *error)
+{
+    const ern_convert_options *options = &state->options;
+    const uint32_t vocab_size = state->config.hparams.vocab_size;
+    if (state->tensors.gguf) {
+        const ernie_status status =
+            conv_gguf_text_load(&state->text, &state->gguf, vocab_size, options->chat,
+                                options->allocator, &options->log, error);
+        if (status != ERNIE_OK) return status;
+        return conv_gguf_generation(generation, &state->gguf, &state->config,
+                                    state->text.turn_end_id, error);
+    }
+    const ernie_status status = conv_text_files_load(&state->text, dir, vocab_size, options->chat,
+                                                     options->allocator, &options->log, error);
+    if (status != ERNIE_OK) return status;
+    return conv_generation_load(generation, dir, &state->config, state->text.turn_end_id,
+                                options->allocator, error);
+}
+
 static ernie_status convert_read_text(convert_state *state, const char *dir, ernie_error *error)
 {
     ern_generation generation;
-    const ern_convert_options *options = &state->options;
-    ernie_status status =
-        conv_text_files_load(&state->text, dir, state->config.hparams.vocab_size, options->chat,
-                             options->allocator, &options->log, error);
-    if (status == ERNIE_OK)
-        status = conv_generation_load(&generation, dir, &state->config, state->text.turn_end_id,
-                                      options->allocator, error);
+    const ernie_status status = convert_load_text(state, dir, &generation, error);
     if (status != ERNIE_OK) return status;
     ERN_FAIL_IF(!conv_bytes_add(&state->generation, &generation, sizeof generation), error,
                 ERNIE_NO_MEMORY, "no memory for the generation defaults");
@@ -402,9 +435,10 @@ static void convert_close(convert_state *state)
     conv_text_files_free(&state->text);
     conv_plan_free(&state->plan);
     conv_tensors_close(&state->tensors);
+    conv_gguf_close(&state->gguf);
 }
 
-ERN_FN ernie_status ern_convert(const char *source_dir, const char *out_path,
+ERN_FN ernie_status ern_convert(const char *source, const char *out_path,
                                 const ern_convert_options *options, ernie_error *error)
 {
     convert_state state;
@@ -414,12 +448,12 @@ ERN_FN ernie_status ern_convert(const char *source_dir, const char *out_path,
     state.plan.allocator = state.generation.allocator = state.options.allocator;
     state.text.tokenizer.allocator = state.text.chat.allocator = state.options.allocator;
     state.encoder = conv_encoder_best();
-    ERN_FAIL_IF(!source_dir || !out_path, error, ERNIE_INVALID,
+    ERN_FAIL_IF(!source || !out_path, error, ERNIE_INVALID,
                 "the source and the output need a path");
 
-    ernie_status status = convert_open(&state, source_dir, error);
-    if (status == ERNIE_OK) status = convert_plan(&state, source_dir, error);
-    if (status == ERNIE_OK) status = convert_read_text(&state, source_dir, error);
+    ernie_status status = convert_open(&state, source, error);
+    if (status == ERNIE_OK) status = convert_plan(&state, source, error);
+    if (status == ERNIE_OK) status = convert_read_text(&state, source, error);
     if (status == ERNIE_OK) status = convert_open_workers(&state, error);
     if (status == ERNIE_OK) status = convert_run_pipe(&state, out_path, error);
     convert_close(&state);

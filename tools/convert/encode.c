@@ -12,6 +12,7 @@
  * All bodies are elementwise floats and exact integers, so every instruction set gives the same
  * file. */
 #include "encode.h"
+#include "ggml.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define ENCODE_X86 1
@@ -402,7 +403,10 @@ ERN_FN void conv_scratch_set(conv_scratch *scratch, void *memory, uint32_t n_col
 ERN_FN void conv_decode(const conv_encoder *encoder, unsigned dtype, const unsigned char *src,
                         float *dst, size_t n)
 {
-    encoder->decode(dtype, src, dst, n);
+    if (dtype >= CONV_GGML)
+        conv_ggml_decode(dtype - CONV_GGML, src, dst, n);
+    else
+        encoder->decode(dtype, src, dst, n);
 }
 
 ERN_FN uint32_t conv_peak_bits(const conv_encoder *encoder, const float *row, size_t n)

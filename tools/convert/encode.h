@@ -4,7 +4,7 @@
 #define ERN_CONVERT_ENCODE_H
 
 #include "../../src/format.h"
-#include "safetensors.h"
+#include "tensors.h"
 
 /* What one worker needs for rows of up to n_cols values. */
 typedef struct conv_scratch {
@@ -23,7 +23,7 @@ typedef struct conv_encoder conv_encoder;
 ERN_FN const conv_encoder *conv_encoder_at(unsigned i);
 ERN_FN const conv_encoder *conv_encoder_best(void);
 
-/* n values of a conv_dtype, little endian and unaligned, as floats. */
+/* n values of a conv_dtype, little endian and unaligned, as floats; of ggml's blocks whole ones. */
 ERN_FN void conv_decode(const conv_encoder *encoder, unsigned dtype, const unsigned char *src,
                         float *dst, size_t n);
 

@@ -42,6 +42,12 @@ ERN_FN bool conv_file_exists(const char *path)
     return stat(path, &info) == 0;
 }
 
+ERN_FN bool conv_text_ends_in(const char *text, const char *suffix)
+{
+    const size_t n = strlen(text), n_suffix = strlen(suffix);
+    return n > n_suffix && strcmp(text + n - n_suffix, suffix) == 0;
+}
+
 /* Controls are U+0000 .. U+001F and U+007F .. U+009F, of which the latter begin with 0xc2. */
 static bool file_is_printable(const unsigned char *text, size_t n)
 {
@@ -146,6 +152,17 @@ ERN_FN ernie_status conv_file_read(const conv_file *file, const char *name, uint
     return ERNIE_OK;
 }
 
+ERN_FN ernie_status conv_file_append(conv_bytes *bytes, const conv_file *file, const char *name,
+                                     size_t n, ernie_error *error)
+{
+    ERN_FAIL_IF(!file_bytes_reserve(bytes, n), error, ERNIE_NO_MEMORY,
+                "%s: no memory for %zu bytes more", name, n);
+    const ernie_status status =
+        conv_file_read(file, name, bytes->n, bytes->data + bytes->n, n, error);
+    if (status == ERNIE_OK) bytes->n += n;
+    return status;
+}
+
 ERN_FN ernie_status conv_file_load(conv_bytes *bytes, const char *path, uint64_t limit,
                                    ernie_error *error)
 {
@@ -166,19 +183,22 @@ ERN_FN ernie_status conv_file_load(conv_bytes *bytes, const char *path, uint64_t
     return status;
 }
 
-/* ---- Directories ----------------------------------------------------------------------------- */
-
-/* The first bytes of a GGUF file, which people have at hand and take for a checkpoint. */
-static bool file_is_gguf(const char *path)
+ERN_FN bool conv_file_is(const char *path, const char *suffix, const char *magic)
 {
     conv_file file;
-    char magic[4];
+    struct stat info;
+    char begin[8];
+    const size_t n = ern_min_size(strlen(magic), sizeof begin);
+    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode)) return false;
+    if (conv_text_ends_in(path, suffix)) return true;
     if (conv_file_open(&file, path, NULL) != ERNIE_OK) return false;
-    const bool is = conv_file_read(&file, path, 0, magic, sizeof magic, NULL) == ERNIE_OK
-                    && memcmp(magic, "GGUF", sizeof magic) == 0;
+    const bool is =
+        conv_file_read(&file, path, 0, begin, n, NULL) == ERNIE_OK && memcmp(begin, magic, n) == 0;
     conv_file_close(&file);
     return is;
 }
+
+/* ---- Directories ----------------------------------------------------------------------------- */
 
 ERN_FN ernie_status conv_dir_check(const char *path, ernie_error *error)
 {
@@ -186,12 +206,8 @@ ERN_FN ernie_status conv_dir_check(const char *path, ernie_error *error)
     ERN_FAIL_IF(stat(path, &info) != 0, error, ERNIE_IO, "%s: cannot be opened: %s",
                 ern_path_end(path), strerror(errno));
     if (S_ISDIR(info.st_mode)) return ERNIE_OK;
-    ERN_FAIL_IF(S_ISREG(info.st_mode) && file_is_gguf(path), error, ERNIE_UNSUPPORTED,
-                "%s: is a GGUF file; ernie converts published safetensors checkpoints (the -PT "
-                "layout)",
-                path);
     return ern_error_set(error, ERNIE_IO,
-                         "%s: is not a directory, expected the one that holds config.json and "
+                         "%s: is neither a GGUF file nor the directory that holds config.json and "
                          "*.safetensors",
                          path);
 }
@@ -199,12 +215,6 @@ ERN_FN ernie_status conv_dir_check(const char *path, ernie_error *error)
 static int file_compare_names(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static bool file_ends_in(const char *name, const char *suffix)
-{
-    const size_t n = strlen(name), n_suffix = strlen(suffix);
-    return n > n_suffix && strcmp(name + n - n_suffix, suffix) == 0;
 }
 
 /* Rewrite names [n_names] in sorted order. */
@@ -240,7 +250,7 @@ ERN_FN ernie_status conv_dir_list(conv_bytes *names, size_t *n_names, const char
     DIR *handle = opendir(dir);
     ERN_FAIL_IF(!handle, error, ERNIE_IO, "%s: cannot be opened: %s", dir, strerror(errno));
     for (const struct dirent *entry; fits && (entry = readdir(handle)) != NULL;) {
-        if (!file_ends_in(entry->d_name, suffix) || *n_names == FILE_NAMES_MAX) continue;
+        if (!conv_text_ends_in(entry->d_name, suffix) || *n_names == FILE_NAMES_MAX) continue;
         fits = conv_bytes_add(names, entry->d_name, strlen(entry->d_name) + 1);
         if (fits) (*n_names)++;
     }

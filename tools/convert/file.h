@@ -17,6 +17,8 @@ ERN_FN ernie_status conv_path_join(conv_path *path, const char *dir, const char 
 ERN_FN const char *conv_path_base(const char *path); /* what follows the last separator */
 ERN_FN bool conv_file_exists(const char *path);
 
+ERN_FN bool conv_text_ends_in(const char *text, const char *suffix); /* and is longer */
+
 /* Is `path` a directory? If not, one sentence that says what it is instead. */
 ERN_FN ernie_status conv_dir_check(const char *path, ernie_error *error);
 
@@ -48,6 +50,13 @@ typedef struct conv_bytes {
 ERN_FN bool conv_bytes_add(conv_bytes *bytes, const void *data, size_t n); /* false: no memory */
 ERN_FN bool conv_bytes_align(conv_bytes *bytes, size_t unit); /* zeros up to a multiple of unit */
 ERN_FN void conv_bytes_free(conv_bytes *bytes);
+
+/* Is it a file whose name ends in `suffix` or whose first bytes are `magic` (at most 8)? */
+ERN_FN bool conv_file_is(const char *path, const char *suffix, const char *magic);
+
+/* The next n bytes of a file, those behind the bytes->n that *bytes holds of it. */
+ERN_FN ernie_status conv_file_append(conv_bytes *bytes, const conv_file *file, const char *name,
+                                     size_t n, ernie_error *error);
 
 /* A whole file of at most `limit` bytes into *bytes (its allocator set, otherwise empty), whose
  * data is not NULL then even when the file is empty. */

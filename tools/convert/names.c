@@ -2,6 +2,7 @@
  * end is unknown. So a missing tensor, a double and a stranger are all found by the same few
  * lines. */
 #include "names.h"
+#include "gguf_model.h"
 
 #define NAMES_BASE_MAX 32  /* "layers.1023." */
 #define NAMES_STEM_MAX 48  /* "mlp.experts.4095." */
@@ -26,6 +27,10 @@ static conv_tensor *names_lookup(const names_search *search, const char *name,
                                  char full[NAMES_FULL_MAX])
 {
     conv_tensor *found = NULL;
+    if (search->tensors->gguf) {
+        conv_gguf_tensor_name(search->base, name, full, NAMES_FULL_MAX);
+        return conv_tensors_find(search->tensors, full);
+    }
     for (size_t i = ERN_COUNT(names_prefixes); i-- > 0 && !found;) {
         snprintf(full, NAMES_FULL_MAX, "%s%s%s", names_prefixes[i], search->base, name);
         found = conv_tensors_find(search->tensors, full);
@@ -33,13 +38,13 @@ static conv_tensor *names_lookup(const names_search *search, const char *name,
     return found;
 }
 
-static ernie_status names_missing(const names_search *search, const char *name, uint64_t n_rows,
-                                  uint64_t n_cols)
+static ernie_status names_missing(const names_search *search, const char *full,
+                                  const uint64_t *dims, uint32_t n_dims)
 {
+    char text[128];
     return ern_error_set(search->error, ERNIE_FORMAT,
-                         "tensor \"%s%s%s\" is missing, expected with shape [%llu, %llu]",
-                         names_prefixes[0], search->base, name, (unsigned long long)n_rows,
-                         (unsigned long long)n_cols);
+                         "tensor \"%s\" is missing, expected with shape %.96s", full,
+                         conv_shape_text(dims, n_dims, text));
 }
 
 /* ---- Checking -------------------------------------------------------------------------------- */
@@ -50,20 +55,15 @@ static ernie_status names_use(const names_search *search, conv_tensor *tensor, c
     char has[128], wants[128];
     bool same = tensor->n_dims == n_dims;
     for (uint32_t i = 0; same && i < n_dims; i++) same = tensor->dims[i] == dims[i];
-    ERN_FAIL_IF(!same, search->error, ERNIE_FORMAT,
-                "tensor \"%.96s\": shape %.48s, config.json asks for %.48s", tensor->name,
-                conv_shape_text(tensor->dims, tensor->n_dims, has),
+    ERN_FAIL_IF(!same, search->error, ERNIE_FORMAT, "tensor \"%.96s\": shape %.48s, %s for %.48s",
+                tensor->name, conv_shape_text(tensor->dims, tensor->n_dims, has),
+                search->tensors->gguf ? "the metadata ask" : "config.json asks",
                 conv_shape_text(dims, n_dims, wants));
     ERN_FAIL_IF(tensor->dtype == CONV_OTHER, search->error, ERNIE_UNSUPPORTED,
-                "tensor \"%.128s\": dtype %s, supported are F32, F16 and BF16", tensor->name,
-                tensor->dtype_name);
+                "tensor \"%.96s\": dtype %s, supported are %s", tensor->name, tensor->dtype_name,
+                search->tensors->gguf ? CONV_GGML_READABLE : "F32, F16 and BF16");
     tensor->used = true;
     return ERNIE_OK;
-}
-
-static uint32_t names_value_bytes(const conv_tensor *tensor)
-{
-    return tensor->dtype == CONV_F32 ? 4 : 2;
 }
 
 /* Rows first_row .. first_row + n_rows - 1 of a tensor seen as rows of n_cols values. */
@@ -75,7 +75,7 @@ static void names_add_slice(conv_source *source, const conv_tensor *tensor, uint
                            .n_rows = n_rows,
                            .first_row = (uint32_t)first_row,
                            .offset = tensor->offset
-                                     + first_row * source->n_cols * names_value_bytes(tensor) };
+                                     + first_row * conv_row_bytes(tensor, source->n_cols) };
 }
 
 /* The tensor `name` of [n_rows][n_cols] as the next slice. */
@@ -85,7 +85,7 @@ static ernie_status names_add_matrix(const names_search *search, conv_source *so
     char full[NAMES_FULL_MAX];
     const uint64_t dims[2] = { n_rows, source->n_cols };
     conv_tensor *tensor = names_lookup(search, name, full);
-    if (!tensor) return names_missing(search, name, n_rows, source->n_cols);
+    if (!tensor) return names_missing(search, full, dims, 2);
     const ernie_status status = names_use(search, tensor, dims, 2);
     if (status == ERNIE_OK) names_add_slice(source, tensor, 0, n_rows);
     return status;
@@ -99,21 +99,24 @@ static ernie_status names_find_vector(const names_search *search, conv_source *s
     char full[NAMES_FULL_MAX];
     const uint64_t dim = source->n_cols;
     conv_tensor *tensor = names_lookup(search, name, full);
-    ERN_FAIL_IF(!tensor, search->error, ERNIE_FORMAT,
-                "tensor \"%s\" is missing, expected with shape [%llu]", full,
-                (unsigned long long)dim);
+    if (!tensor) return names_missing(search, full, &dim, 1);
     const ernie_status status = names_use(search, tensor, &dim, 1);
     if (status == ERNIE_OK) names_add_slice(source, tensor, 0, 1);
     return status;
 }
 
+/* The one name that has no prefix. */
+static const char *names_head(const conv_tensors *tensors)
+{
+    return tensors->gguf ? CONV_GGUF_HEAD : "lm_head.weight";
+}
+
 static ernie_status names_find_head(const names_search *search, conv_source *source)
 {
+    const char *name = names_head(search->tensors);
     const uint64_t dims[2] = { search->record->n_rows, source->n_cols };
-    conv_tensor *tensor = conv_tensors_find(search->tensors, "lm_head.weight");
-    ERN_FAIL_IF(!tensor, search->error, ERNIE_FORMAT,
-                "tensor \"lm_head.weight\" is missing, expected with shape [%llu, %llu]",
-                (unsigned long long)dims[0], (unsigned long long)dims[1]);
+    conv_tensor *tensor = conv_tensors_find(search->tensors, name);
+    if (!tensor) return names_missing(search, name, dims, 2);
     const ernie_status status = names_use(search, tensor, dims, 2);
     if (status == ERNIE_OK) names_add_slice(source, tensor, 0, search->record->n_rows);
     return status;
@@ -174,8 +177,9 @@ static ernie_status names_find_router(const names_search *search, conv_source *s
     char full[NAMES_FULL_MAX];
     const uint64_t dims[2] = { source->n_cols, search->record->n_rows };
     conv_tensor *tensor = names_lookup(search, "mlp.gate.weight", full);
-    const bool transposed = tensor && tensor->n_dims == 2 && dims[0] != dims[1]
-                            && tensor->dims[0] == dims[0] && tensor->dims[1] == dims[1];
+    const bool transposed = tensor && !search->tensors->gguf && tensor->n_dims == 2
+                            && dims[0] != dims[1] && tensor->dims[0] == dims[0]
+                            && tensor->dims[1] == dims[1];
     if (!transposed)
         return names_add_matrix(search, source, "mlp.gate.weight", search->record->n_rows);
     const ernie_status status = names_use(search, tensor, dims, 2);
@@ -190,13 +194,12 @@ static ernie_status names_find_bias(const names_search *search, conv_source *sou
 {
     char full[NAMES_FULL_MAX];
     const uint64_t dims[2] = { 1, source->n_cols };
-    conv_tensor *tensor = names_lookup(search, "mlp.moe_statics.e_score_correction_bias", full);
-    if (!tensor)
-        tensor = names_lookup(search, "mlp.gate.moe_statics.e_score_correction_bias", full);
+    conv_tensor *tensor =
+        names_lookup(search, "mlp.gate.moe_statics.e_score_correction_bias", full);
+    if (!tensor) tensor = names_lookup(search, "mlp.moe_statics.e_score_correction_bias", full);
     *absent = !tensor && optional;
     if (*absent) return ERNIE_OK;
-    if (!tensor)
-        return names_missing(search, "mlp.moe_statics.e_score_correction_bias", 1, dims[1]);
+    if (!tensor) return names_missing(search, full, dims, 2);
     const bool flat = tensor->n_dims == 1;
     const ernie_status status = names_use(search, tensor, flat ? dims + 1 : dims, flat ? 1 : 2);
     if (status == ERNIE_OK) names_add_slice(source, tensor, 0, 1);
@@ -221,8 +224,38 @@ static ernie_status names_find_merged(const names_search *search, conv_source so
     return ERNIE_OK;
 }
 
+/* One matrix of all experts, [E, n_rows, n_cols]: this expert's part as the next slice. */
+static ernie_status names_add_stacked(const names_search *search, conv_source *source,
+                                      const char *name, uint32_t n_rows)
+{
+    char full[NAMES_FULL_MAX];
+    const uint64_t dims[NAMES_DIM_3] = { search->hparams->n_experts, n_rows, source->n_cols };
+    conv_tensor *tensor = names_lookup(search, name, full);
+    if (!tensor) return names_missing(search, full, dims, NAMES_DIM_3);
+    const ernie_status status = names_use(search, tensor, dims, NAMES_DIM_3);
+    if (status == ERNIE_OK)
+        names_add_slice(source, tensor, search->record->expert * (uint64_t)n_rows, n_rows);
+    return status;
+}
+
+/* GGUF: gate, up and down of all experts are three tensors. */
+static ernie_status names_find_stacked(const names_search *search, conv_source sources[2])
+{
+    const uint32_t width = search->hparams->moe_intermediate_size;
+    sources[0].gate_up = true;
+    ernie_status status =
+        names_add_stacked(search, &sources[0], "mlp.experts.gate_proj.weight", width);
+    if (status == ERNIE_OK)
+        status = names_add_stacked(search, &sources[0], "mlp.experts.up_proj.weight", width);
+    if (status == ERNIE_OK)
+        status = names_add_stacked(search, &sources[1], "mlp.experts.down_proj.weight",
+                                   search->hparams->hidden_size);
+    return status;
+}
+
 static ernie_status names_find_expert(const names_search *search, conv_source sources[2])
 {
+    if (search->tensors->gguf) return names_find_stacked(search, sources);
     char stem[NAMES_STEM_MAX], full[NAMES_FULL_MAX], down_full[NAMES_FULL_MAX];
     conv_tensor *gate_up = names_lookup(search, "mlp.experts.gate_up_proj", full);
     conv_tensor *down = names_lookup(search, "mlp.experts.down_proj", down_full);
@@ -323,7 +356,7 @@ ERN_FN const conv_slice *conv_source_row(const conv_source *source, uint32_t row
 
 ERN_FN bool conv_names_has_head(const conv_tensors *tensors)
 {
-    return conv_tensors_find(tensors, "lm_head.weight") != NULL;
+    return conv_tensors_find(tensors, names_head(tensors)) != NULL;
 }
 
 /* The first layer that has the tensor `name`, and that tensor; NULL and n_layers when none has. */

@@ -1,10 +1,10 @@
-/* Where the values of each record come from: tensor names and layouts of ERNIE 4.5 checkpoints. One
- * room for all spellings; what comes out is rows of tensors. */
+/* Where the values of each record come from: tensor names and layouts of ERNIE 4.5 checkpoints, and of
+ * GGUF files by way of gguf_model.c. One room for all spellings; what comes out is rows of tensors. */
 #ifndef ERN_CONVERT_NAMES_H
 #define ERN_CONVERT_NAMES_H
 
 #include "../../src/format.h"
-#include "safetensors.h"
+#include "tensors.h"
 
 /* A run of matrix rows inside a tensor. */
 typedef struct conv_slice {

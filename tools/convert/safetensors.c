@@ -2,36 +2,6 @@
 #include "safetensors.h"
 #include "json.h"
 
-#define ST_NAME_BYTES_MAX 1024u
-
-/* ---- Memory ---------------------------------------------------------------------------------- */
-
-static char *st_copy_text(const ernie_allocator *allocator, const char *text)
-{
-    const size_t n = strlen(text) + 1;
-    char *copy = ern_alloc(allocator, n);
-    if (copy) memcpy(copy, text, n);
-    return copy;
-}
-
-static void st_free_text(const ernie_allocator *allocator, char *text)
-{
-    if (text) ern_free(allocator, text, strlen(text) + 1);
-}
-
-/* Room for one more item in a growing array. */
-static bool st_grow(const ernie_allocator *allocator, void **items, size_t n, size_t *capacity,
-                    size_t item_size)
-{
-    if (n < *capacity) return true;
-    const size_t more = ern_max_size(16, *capacity + *capacity / 2);
-    void *grown = ern_resize(allocator, *items, *capacity * item_size, more * item_size);
-    if (!grown) return false;
-    *items = grown;
-    *capacity = more;
-    return true;
-}
-
 /* ---- One header ------------------------------------------------------------------------------ */
 
 static const struct {
@@ -53,6 +23,8 @@ static uint32_t st_read_dtype(const json_t *value, conv_tensor *tensor)
         if (strcmp(name, st_dtypes[i].name) != 0) continue;
         tensor->dtype = st_dtypes[i].dtype;
         tensor->dtype_name = st_dtypes[i].name;
+        tensor->block_values = 1;
+        tensor->block_bytes = st_dtypes[i].n_bytes;
         return st_dtypes[i].n_bytes;
     }
     return 0;
@@ -117,48 +89,9 @@ static ernie_status st_add_entry(conv_tensors *tensors, uint32_t shard, const ch
                                  ernie_error *error)
 {
     conv_tensor tensor = { .shard = shard };
-    ERN_FAIL_IF(strlen(name) > ST_NAME_BYTES_MAX || tensors->n == CONV_TENSORS_MAX, error,
-                ERNIE_FORMAT,
-                "%s: tensor \"%.64s\": name longer than %u bytes, or more than %u tensors",
-                shard_name, name, ST_NAME_BYTES_MAX, CONV_TENSORS_MAX);
     const ernie_status status = st_read_entry(&tensor, shard_name, name, entry, data_bytes, error);
-    if (status != ERNIE_OK) return status;
-    void *items = tensors->items;
-    const bool grown =
-        st_grow(tensors->allocator, &items, tensors->n, &tensors->capacity, sizeof tensor);
-    tensors->items = items;
-    if (grown) tensor.name = st_copy_text(tensors->allocator, name);
-    ERN_FAIL_IF(!tensor.name, error, ERNIE_NO_MEMORY, "no memory for the list of tensors");
-    tensors->items[tensors->n++] = tensor;
-    return ERNIE_OK;
-}
-
-static int st_compare_offsets(const void *a, const void *b)
-{
-    const conv_tensor *x = a, *y = b;
-    if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
-    return x->n_bytes < y->n_bytes ? -1 : x->n_bytes > y->n_bytes;
-}
-
-/* Tensors [n] of one shard must tile its data exactly; puts them into file order. */
-static ernie_status st_check_tiling(conv_tensor *tensors, size_t n, const char *shard,
-                                    uint64_t data_bytes, ernie_error *error)
-{
-    uint64_t end = 0;
-    qsort(tensors, n, sizeof *tensors, st_compare_offsets);
-    for (size_t i = 0; i < n; i++) {
-        ERN_FAIL_IF(tensors[i].offset < end, error, ERNIE_FORMAT,
-                    "%s: tensor \"%.80s\" at data byte %llu overlaps \"%.80s\"", shard,
-                    tensors[i].name, (unsigned long long)tensors[i].offset, tensors[i - 1].name);
-        ERN_FAIL_IF(tensors[i].offset > end, error, ERNIE_FORMAT,
-                    "%s: no tensor covers data bytes %llu to %llu", shard, (unsigned long long)end,
-                    (unsigned long long)tensors[i].offset);
-        end = tensors[i].offset + tensors[i].n_bytes;
-    }
-    ERN_FAIL_IF(end != data_bytes, error, ERNIE_FORMAT,
-                "%s: holds %llu bytes of data, its header describes %llu", shard,
-                (unsigned long long)data_bytes, (unsigned long long)end);
-    return ERNIE_OK;
+    return status == ERNIE_OK ? conv_tensors_add(tensors, &tensor, name, strlen(name), error)
+                              : status;
 }
 
 ERN_FN ernie_status conv_tensors_add_header(conv_tensors *tensors, uint32_t shard,
@@ -180,8 +113,7 @@ ERN_FN ernie_status conv_tensors_add_header(conv_tensors *tensors, uint32_t shar
     }
     json_decref(root);
     if (status == ERNIE_OK && tensors->n > first)
-        status = st_check_tiling(tensors->items + first, tensors->n - first, shard_name, data_bytes,
-                                 error);
+        status = conv_tensors_check_tiling(tensors, first, shard_name, data_bytes, 1, error);
     for (size_t i = first; i < tensors->n; i++) tensors->items[i].offset += data_offset;
     return status;
 }
@@ -223,25 +155,14 @@ static ernie_status st_add_shard(conv_tensors *tensors, const char *dir, const c
                                  ernie_error *error)
 {
     conv_path path;
-    conv_shard shard = { .name = NULL };
+    const uint32_t i = (uint32_t)tensors->n_shards;
     ERN_FAIL_IF(strpbrk(name, "/\\") != NULL || name[0] == '.' || name[0] == '\0', error,
                 ERNIE_FORMAT, "shard \"%.128s\": is not the name of a file in the directory", name);
-    ERN_FAIL_IF(tensors->n_shards == CONV_SHARDS_MAX, error, ERNIE_FORMAT,
-                "%s: the checkpoint has more than %u shards", dir, CONV_SHARDS_MAX);
-    void *shards = tensors->shards;
-    const bool grown = st_grow(tensors->allocator, &shards, tensors->n_shards,
-                               &tensors->shard_capacity, sizeof shard);
-    tensors->shards = shards;
-    if (grown) shard.name = st_copy_text(tensors->allocator, name);
-    ERN_FAIL_IF(!shard.name, error, ERNIE_NO_MEMORY, "no memory for the list of shards");
-    tensors->shards[tensors->n_shards++] = shard;
-
-    const uint32_t i = (uint32_t)(tensors->n_shards - 1);
     ernie_status status = conv_path_join(&path, dir, name, error);
     if (status != ERNIE_OK) return status;
     ERN_FAIL_IF(!conv_file_exists(path.text), error, ERNIE_IO, "%s: shard \"%.128s\" is missing",
                 dir, name);
-    status = conv_file_open(&tensors->shards[i].file, path.text, error);
+    status = conv_tensors_add_shard(tensors, name, path.text, error);
     return status == ERNIE_OK ? st_read_shard(tensors, i, error) : status;
 }
 
@@ -368,67 +289,4 @@ ERN_FN ernie_status conv_tensors_open(conv_tensors *tensors, const char *dir,
 done:
     json_decref(index);
     return status;
-}
-
-ERN_FN void conv_tensors_close(conv_tensors *tensors)
-{
-    for (size_t i = 0; i < tensors->n; i++)
-        st_free_text(tensors->allocator, tensors->items[i].name);
-    for (size_t i = 0; i < tensors->n_shards; i++) {
-        conv_file_close(&tensors->shards[i].file);
-        st_free_text(tensors->allocator, tensors->shards[i].name);
-    }
-    if (tensors->sorted)
-        ern_free(tensors->allocator, (void *)(uintptr_t)tensors->sorted,
-                 tensors->n * sizeof *tensors->sorted);
-    if (tensors->items)
-        ern_free(tensors->allocator, tensors->items, tensors->capacity * sizeof *tensors->items);
-    if (tensors->shards)
-        ern_free(tensors->allocator, tensors->shards,
-                 tensors->shard_capacity * sizeof *tensors->shards);
-    memset(tensors, 0, sizeof *tensors);
-}
-
-/* ---- Names ----------------------------------------------------------------------------------- */
-
-static int st_compare_names(const void *a, const void *b)
-{
-    return strcmp((*(const conv_tensor *const *)a)->name, (*(const conv_tensor *const *)b)->name);
-}
-
-ERN_FN ernie_status conv_tensors_sort(conv_tensors *tensors, ernie_error *error)
-{
-    if (tensors->n == 0) return ERNIE_OK;
-    tensors->sorted = ern_alloc(tensors->allocator, tensors->n * sizeof *tensors->sorted);
-    ERN_FAIL_IF(!tensors->sorted, error, ERNIE_NO_MEMORY, "no memory for the list of tensors");
-    for (size_t i = 0; i < tensors->n; i++) tensors->sorted[i] = &tensors->items[i];
-    qsort(tensors->sorted, tensors->n, sizeof *tensors->sorted, st_compare_names);
-    for (size_t i = 1; i < tensors->n; i++) {
-        const conv_tensor *a = tensors->sorted[i - 1], *b = tensors->sorted[i];
-        ERN_FAIL_IF(strcmp(a->name, b->name) == 0, error, ERNIE_FORMAT,
-                    "tensor \"%.96s\" is there twice, in %.64s and in %.64s", a->name,
-                    tensors->shards ? tensors->shards[a->shard].name : "",
-                    tensors->shards ? tensors->shards[b->shard].name : "");
-    }
-    return ERNIE_OK;
-}
-
-ERN_FN conv_tensor *conv_tensors_find(const conv_tensors *tensors, const char *name)
-{
-    const conv_tensor key = { .name = (char *)(uintptr_t)name };
-    const conv_tensor *wanted = &key;
-    if (!tensors->sorted) return NULL;
-    const conv_tensor **found =
-        bsearch(&wanted, tensors->sorted, tensors->n, sizeof *tensors->sorted, st_compare_names);
-    return found ? &tensors->items[*found - tensors->items] : NULL;
-}
-
-ERN_FN const char *conv_shape_text(const uint64_t *dims, uint32_t n_dims, char text[128])
-{
-    int n = snprintf(text, 128, "[");
-    for (uint32_t i = 0; i < n_dims && n < 100; i++)
-        n += snprintf(text + n, 128 - (size_t)n, "%s%llu", i ? ", " : "",
-                      (unsigned long long)dims[i]);
-    if (n < 127) snprintf(text + n, 128 - (size_t)n, "]");
-    return text;
 }

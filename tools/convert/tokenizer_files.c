@@ -3,10 +3,8 @@
 #include "tokenizer_files.h"
 #include "../../src/chat.h"
 #include "json.h"
-#include "sentencepiece.h"
 
-#define TF_MODEL_BYTES_MAX    ((uint64_t)64 << 20)
-#define TF_TEMPLATE_BYTES_MAX ((uint64_t)1 << 20)
+#define TF_MODEL_BYTES_MAX ((uint64_t)64 << 20)
 
 static const char tf_config_file[] = "tokenizer_config.json";
 static const char tf_added_file[] = "added_tokens.json";
@@ -165,7 +163,7 @@ static ernie_status tf_read_template(tf_load *load, conv_bytes *text)
     ernie_status status = conv_path_join(&path, load->dir, jinja, load->error);
     if (status != ERNIE_OK) return status;
     if (conv_file_exists(path.text))
-        return conv_file_load(text, path.text, TF_TEMPLATE_BYTES_MAX, load->error);
+        return conv_file_load(text, path.text, CONV_TEMPLATE_BYTES_MAX, load->error);
     status = tf_read_template_value(load, tf_config_file,
                                     conv_json_get(load->config, "chat_template"), text);
     if (status != ERNIE_OK || text->n > 0) return status;
@@ -206,40 +204,47 @@ static int32_t tf_find(const ern_tokenizer *tokenizer, const char *text)
     return tokenizer && text ? ern_tokenizer_find(tokenizer, text, strlen(text)) : -1;
 }
 
-static ernie_status tf_write_chat(tf_load *load, conv_text_files *files,
-                                  const ern_tokenizer *tokenizer, const char *chat,
-                                  const ern_log *log)
+static ernie_status tf_write_chat(conv_text_files *files, const ern_tokenizer *tokenizer,
+                                  const conv_bytes *text, const char *chat, const ern_log *log,
+                                  ernie_error *error)
 {
     ern_chat_head head = { .begin_id = -1, .turn_end_id = -1 };
     const char *turn_end = NULL;
-    conv_bytes text = { .allocator = load->allocator };
-    ernie_status status = tf_read_template(load, &text);
-    if (status == ERNIE_OK)
-        status = tf_choose_format(chat, &text, log, &head.format, &turn_end, load->error);
-    if (status != ERNIE_OK) goto done;
-
+    const ernie_status status = tf_choose_format(chat, text, log, &head.format, &turn_end, error);
+    if (status != ERNIE_OK) return status;
     if (head.format == ERNIE_CHAT_PLAIN)
         head.begin_id = tf_find(tokenizer, "<|begin_of_sentence|>");
     head.turn_end_id = tf_find(tokenizer, turn_end);
-    head.template_bytes = (uint32_t)text.n;
+    head.template_bytes = (uint32_t)text->n;
     files->turn_end_id = head.turn_end_id;
-    if (!conv_bytes_add(&files->chat, &head, sizeof head)
-        || !conv_bytes_add(&files->chat, text.data, text.n))
-        status = ern_error_set(load->error, ERNIE_NO_MEMORY, "no memory for the chat template");
-done:
-    conv_bytes_free(&text);
-    return status;
+    ERN_FAIL_IF(!conv_bytes_add(&files->chat, &head, sizeof head)
+                    || !conv_bytes_add(&files->chat, text->data, text->n),
+                error, ERNIE_NO_MEMORY, "no memory for the chat template");
+    return ERNIE_OK;
 }
 
 /* ---- The whole ------------------------------------------------------------------------------- */
 
-static ernie_status tf_write_tokenizer(tf_load *load, conv_text_files *files,
-                                       ern_tokenizer **tokenizer)
+ERN_FN ernie_status conv_text_files_write(conv_text_files *files, const conv_vocab *vocab,
+                                          const conv_bytes *chat_template, const char *chat,
+                                          const ernie_allocator *allocator, const ern_log *log,
+                                          ernie_error *error)
 {
-    ERN_FAIL_IF(!conv_vocab_write(&load->vocab, &files->tokenizer), load->error, ERNIE_NO_MEMORY,
-                "no memory for a tokenizer of %zu pieces", load->vocab.n);
-    return ern_tokenizer_open(tokenizer, files->tokenizer.data, files->tokenizer.n, load->allocator,
-                              load->error);
+    ern_tokenizer *tokenizer = NULL;
+    ernie_status status = ERNIE_OK;
+    *files = (conv_text_files){ .tokenizer = { .allocator = allocator },
+                                .chat = { .allocator = allocator },
+                                .turn_end_id = -1 };
+    if (vocab) {
+        ERN_FAIL_IF(!conv_vocab_write(vocab, &files->tokenizer), error, ERNIE_NO_MEMORY,
+                    "no memory for a tokenizer of %zu pieces", vocab->n);
+        status = ern_tokenizer_open(&tokenizer, files->tokenizer.data, files->tokenizer.n,
+                                    allocator, error);
+    }
+    if (status == ERNIE_OK)
+        status = tf_write_chat(files, tokenizer, chat_template, chat, log, error);
+    ern_tokenizer_close(tokenizer);
+    return status;
 }
 
 ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir,
@@ -248,11 +253,8 @@ ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir
                                          ernie_error *error)
 {
     bool found = false;
-    ern_tokenizer *tokenizer = NULL;
+    conv_bytes text = { .allocator = allocator };
     tf_load load = { .dir = dir, .vocab_size = vocab_size, .allocator = allocator, .error = error };
-    *files = (conv_text_files){ .tokenizer = { .allocator = allocator },
-                                .chat = { .allocator = allocator },
-                                .turn_end_id = -1 };
     conv_vocab_begin(&load.vocab, allocator);
     ernie_status status =
         conv_json_load(&load.config, dir, tf_config_file, false, allocator, error);
@@ -262,9 +264,11 @@ ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir
                       "no tokenizer.model: the model will take and give token ids only");
     if (status == ERNIE_OK && found) status = tf_read_added(&load);
     if (status == ERNIE_OK && found) status = tf_read_decoder(&load);
-    if (status == ERNIE_OK && found) status = tf_write_tokenizer(&load, files, &tokenizer);
-    if (status == ERNIE_OK) status = tf_write_chat(&load, files, tokenizer, chat, log);
-    ern_tokenizer_close(tokenizer);
+    if (status == ERNIE_OK) status = tf_read_template(&load, &text);
+    if (status == ERNIE_OK)
+        status = conv_text_files_write(files, found ? &load.vocab : NULL, &text, chat, allocator,
+                                       log, error);
+    conv_bytes_free(&text);
     conv_vocab_free(&load.vocab);
     json_decref(load.config);
     return status;
@@ -277,4 +281,3 @@ ERN_FN void conv_text_files_free(conv_text_files *files)
 }
 
 #undef TF_MODEL_BYTES_MAX
-#undef TF_TEMPLATE_BYTES_MAX
