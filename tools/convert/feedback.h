@@ -14,6 +14,9 @@ typedef struct conv_feedback {
     float *inner;  /* [n_blocks][32][32]: the same from column j to column c > j of one block */
     float *weight; /* [n_blocks][32] of the squared error of a column whose block is chosen as one */
     float *single; /* [n_blocks][32] of one that is chosen after the columns before it */
+    /* [n_blocks][32] or NULL: the input's size in each column, in terms of the input that pull and inner
+     * were made from. Errors are multiplied by it, what is pulled is divided by it. */
+    const float *stretch;
 } conv_feedback;
 
 /* Bytes of a feedback's arrays, and of the memory that making it takes beside them. 0: too many. */

@@ -57,27 +57,31 @@ static ERN_INLINE void group_target(const conv_group *group, const conv_feedback
             target[c][r] = group->row[r * group->stride + first + c];
     if (!feedback || !feedback->pull) return;
     const float *pull = feedback->pull + GROUP_COLS * GROUP_COLS * (b * (b ? b - 1 : 0) / 2);
-    const group_lanes *error = (const group_lanes *)(const void *)group->error;
+    group_lanes *error = (group_lanes *)(void *)group->error;
     for (size_t c = 0; c < GROUP_COLS; c += 8) {
         group_lanes sum[8] = { { 0 } };
         for (size_t j = 0; j < first; j++)
             for (size_t k = 0; k < 8; k++)
                 for (size_t r = 0; r < GROUP_ROWS; r++)
                     sum[k][r] += error[j][r] * pull[j * GROUP_COLS + c + k];
-        for (size_t k = 0; k < 8; k++)
-            for (size_t r = 0; r < GROUP_ROWS; r++) target[c + k][r] += sum[k][r];
+        for (size_t k = 0; k < 8; k++) {
+            const float by = feedback->stretch ? 1 / feedback->stretch[first + c + k] : 1.0f;
+            for (size_t r = 0; r < GROUP_ROWS; r++) target[c + k][r] += sum[k][r] * by;
+        }
     }
 }
 
 /* Remember what block b left: wanted minus decoded. */
-static ERN_INLINE void group_keep_error(conv_group *group, size_t b, const group_lanes *value)
+static ERN_INLINE void group_keep_error(conv_group *group, const conv_feedback *feedback, size_t b,
+                                        group_lanes *value)
 {
     group_lanes *error = (group_lanes *)(void *)group->error;
-    for (size_t c = 0; c < GROUP_COLS; c++)
-        for (size_t r = 0; r < GROUP_ROWS; r++) {
-            const size_t column = b * GROUP_COLS + c;
-            error[column][r] = group->row[r * group->stride + column] - value[c][r];
-        }
+    for (size_t c = 0; c < GROUP_COLS; c++) {
+        const size_t column = b * GROUP_COLS + c;
+        const float by = feedback && feedback->stretch ? feedback->stretch[column] : 1.0f;
+        for (size_t r = 0; r < GROUP_ROWS; r++)
+            error[column][r] = (group->row[r * group->stride + column] - value[c][r]) * by;
+    }
 }
 
 static void group_weights(const conv_feedback *feedback, bool single, size_t b,
@@ -86,7 +90,8 @@ static void group_weights(const conv_feedback *feedback, bool single, size_t b,
     float largest = 0;
     const float *of = feedback ? (single ? feedback->single : feedback->weight) : NULL;
     for (size_t c = 0; c < GROUP_COLS; c++) {
-        weight[c] = of ? of[b * GROUP_COLS + c] : 1.0f;
+        const float by = feedback && feedback->stretch ? feedback->stretch[b * GROUP_COLS + c] : 1.0f;
+        weight[c] = of ? of[b * GROUP_COLS + c] * (by * by) : 1.0f;
         largest = weight[c] > largest ? weight[c] : largest;
     }
     for (size_t c = 0; c < GROUP_COLS && !(largest > 0); c++) weight[c] = 1.0f;
@@ -139,7 +144,7 @@ static ERN_INLINE void group_trellis(const conv_trellis *set, conv_group *group,
         for (size_t r = 0; r < GROUP_ROWS; r++)
             scales[b / 2 * GROUP_ROWS + r] |= (unsigned char)(block->q[r] << (b % 2 * 4));
         memcpy(codes + b * block_bytes, block->word, block_bytes);
-        group_keep_error(group, b, block->value);
+        group_keep_error(group, feedback, b, block->value);
     }
 }
 
@@ -165,7 +170,7 @@ static ERN_INLINE void group_w4_nearest(const float *restrict x, float *restrict
 
 /* Weighted squared error of a block at one scale, the columns each by itself; what least squares would
  * make of the scale. */
-static ERN_INLINE void group_w4_error(const group_lanes *target, const float *weight,
+static ERN_INLINE void group_w4_error(group_lanes *target, const float *weight,
                                       const float *scale, float *restrict error,
                                       float *restrict better)
 {
@@ -195,7 +200,7 @@ static ERN_INLINE float group_w4_step(float wanted, float step)
 }
 
 /* The best scale of each row of a block, in steps. */
-static ERN_INLINE void group_w4_search(const group_lanes *target, const float *weight,
+static ERN_INLINE void group_w4_search(group_lanes *target, const float *weight,
                                        const float *step, float *restrict best)
 {
     float peak[GROUP_ROWS] = { 0 }, best_error[GROUP_ROWS], better[GROUP_ROWS], best_better[GROUP_ROWS];
@@ -224,9 +229,12 @@ static ERN_INLINE void group_w4_search(const group_lanes *target, const float *w
 }
 
 /* Code a block column by column; what a column leaves is made good by those after it. */
-static ERN_INLINE void group_w4_block(group_lanes *target, const float *inner, const float *scale,
-                                      group_lanes *value, int32_t code[GROUP_COLS][GROUP_ROWS])
+static ERN_INLINE void group_w4_block(const conv_feedback *feedback, size_t b, group_lanes *target,
+                                      const float *scale, group_lanes *value,
+                                      int32_t code[GROUP_COLS][GROUP_ROWS])
 {
+    const float *inner = feedback->inner ? feedback->inner + b * GROUP_COLS * GROUP_COLS : NULL;
+    const float *stretch = feedback->stretch ? feedback->stretch + b * GROUP_COLS : NULL;
     for (size_t c = 0; c < GROUP_COLS; c++) {
         float x[GROUP_ROWS], level[GROUP_ROWS], left[GROUP_ROWS];
         for (size_t r = 0; r < GROUP_ROWS; r++) x[r] = target[c][r] / scale[r];
@@ -235,13 +243,14 @@ static ERN_INLINE void group_w4_block(group_lanes *target, const float *inner, c
             value[c][r] = scale[r] * level[r];
             left[r] = target[c][r] - value[c][r];
         }
-        for (size_t k = c + 1; k < GROUP_COLS && inner; k++)
-            for (size_t r = 0; r < GROUP_ROWS; r++)
-                target[k][r] += left[r] * inner[c * GROUP_COLS + k];
+        for (size_t k = c + 1; k < GROUP_COLS && inner; k++) {
+            const float by = inner[c * GROUP_COLS + k] * (stretch ? stretch[c] / stretch[k] : 1.0f);
+            for (size_t r = 0; r < GROUP_ROWS; r++) target[k][r] += left[r] * by;
+        }
     }
 }
 
-static void group_w4_pack(const int32_t code[GROUP_COLS][GROUP_ROWS], unsigned char *out)
+static void group_w4_pack(int32_t code[GROUP_COLS][GROUP_ROWS], unsigned char *out)
 {
     for (size_t v = 0; v < 4; v++)
         for (size_t r = 0; r < GROUP_ROWS; r++)
@@ -272,7 +281,6 @@ static ERN_INLINE void group_w4_body(conv_group *group, uint32_t n_cols,
         group_lanes target[GROUP_COLS], value[GROUP_COLS];
         float weight[GROUP_COLS], n[GROUP_ROWS], scale[GROUP_ROWS];
         int32_t code[GROUP_COLS][GROUP_ROWS];
-        const float *inner = feedback->inner ? feedback->inner + b * GROUP_COLS * GROUP_COLS : NULL;
         group_target(group, feedback, b, target);
         group_weights(feedback, true, b, weight);
         group_w4_search(target, weight, step, n);
@@ -280,9 +288,9 @@ static ERN_INLINE void group_w4_body(conv_group *group, uint32_t n_cols,
             scale[r] = n[r] * step[r];
             scales[b * GROUP_ROWS + r] = (unsigned char)(row_scale[r] > 0 ? n[r] : 0);
         }
-        group_w4_block(target, inner, scale, value, code);
+        group_w4_block(feedback, b, target, scale, value, code);
         group_w4_pack(code, codes + b * ern_block_bytes(ERN_W4));
-        group_keep_error(group, b, value);
+        group_keep_error(group, feedback, b, value);
     }
 }
 

@@ -17,6 +17,10 @@ static const conv_types plan_types[] = {
     { "c4", { ERN_W8, ERN_W8, ERN_W4, ERN_W4, ERN_W4, ERN_C4, ERN_C4 } },
     { "c3", { ERN_W8, ERN_W8, ERN_W4, ERN_W4, ERN_W4, ERN_C3, ERN_C3 } },
     { "c2", { ERN_W4, ERN_W4, ERN_W4, ERN_W4, ERN_W4, ERN_C2, ERN_C2 } },
+    { "tiny", { ERN_C4, ERN_C4, ERN_C4, ERN_C4, ERN_C4, ERN_C2, ERN_C2 } },
+    { "small", { ERN_W8, ERN_W8, ERN_C4, ERN_C4, ERN_C4, ERN_C2, ERN_C3 } },
+    { "medium", { ERN_W8, ERN_W8, ERN_C4, ERN_C4, ERN_C4, ERN_C3, ERN_C3 } },
+    { "large", { ERN_W8, ERN_W8, ERN_W4, ERN_W4, ERN_W4, ERN_W4, ERN_W4 } },
 };
 
 ERN_FN ernie_status conv_types_find(const conv_types **types, const char *name, ernie_error *error)
@@ -28,7 +32,8 @@ ERN_FN ernie_status conv_types_find(const conv_types **types, const char *name, 
     }
     *types = NULL;
     return ern_error_set(error, ERNIE_INVALID,
-                         "type \"%.32s\" is unknown: f32, f16, bf16, w8, w4, c4, c3 or c2", name);
+                         "type \"%.32s\" is unknown: f32, f16, bf16, w8, w4, c4, c3, c2, or a preset: tiny, "
+                         "small, medium or large", name);
 }
 
 /* Norms, router and router bias are f32 whatever the class says. */

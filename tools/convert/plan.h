@@ -23,8 +23,8 @@ typedef struct conv_types {
     uint8_t of[CONV_N_CLASSES];
 } conv_types;
 
-/* "f32", "f16", "bf16", "w8", "w4", "c4", "c3", "c2" (NULL: "w4"); ERNIE_INVALID lists them. The last
- * three are the experts' types. */
+/* "f32", "f16", "bf16", "w8", "w4", "c4", "c3", "c2" (NULL: "w4"), of which the last three are the
+ * experts' types, or a preset: "tiny", "small", "medium", "large". ERNIE_INVALID lists them. */
 ERN_FN ernie_status conv_types_find(const conv_types **types, const char *name, ernie_error *error);
 
 typedef struct conv_plan {

@@ -102,8 +102,8 @@ static ERN_INLINE int32_t trellis_min(int32_t a, int32_t b) { return a < b ? a :
 
 /* One step. With `traced` the low bits of the states are replaced by the way that leads on. */
 static ERN_INLINE void trellis_step(bool traced, trellis_lanes *restrict next,
-                                    const trellis_lanes *restrict last,
-                                    const trellis_lanes *restrict cost)
+                                    trellis_lanes *restrict last,
+                                    trellis_lanes *restrict cost)
 {
     const int32_t keep = traced ? ~3 : ~0;
     const int32_t way = traced;
@@ -171,7 +171,7 @@ static ERN_INLINE void trellis_close(bool traced, trellis_memory *m, int32_t *to
 }
 
 /* From the ways back to codes, planes, values and the error in plain floats. */
-static ERN_INLINE void trellis_collect(unsigned type, const trellis_memory *m, conv_trellis_block *b)
+static ERN_INLINE void trellis_collect(unsigned type, trellis_memory *m, conv_trellis_block *b)
 {
     const unsigned n_choices = trellis_n_choices(type);
     const int8_t *level = trellis_levels(type);
@@ -267,8 +267,8 @@ static ERN_INLINE void trellis_body(trellis_memory *m, unsigned type, unsigned n
                                     conv_trellis_block *b)
 {
     const float weight_inverse = trellis_weight_inverse(b);
-    float middle[TRELLIS_ROWS], best[TRELLIS_ROWS];
-    uint8_t best_q[TRELLIS_ROWS];
+    float middle[TRELLIS_ROWS], best[TRELLIS_ROWS] = { 0 };
+    uint8_t best_q[TRELLIS_ROWS] = { 0 };
     trellis_middle(type, b, middle);
     for (unsigned i = 0; i < n_tries; i++) {
         int32_t total[TRELLIS_ROWS];

@@ -14,6 +14,15 @@
 
 static const double MAKE_MIB = 1024.0 * 1024.0;
 
+/* A preset is a choice of types. */
+static int make_check_types(cli_context *cli)
+{
+    const program_options *options = &cli->options;
+    if (!options->type || !options->preset) return CLI_OK;
+    return cli_fail(cli, CLI_USAGE, "options --type %s and --preset %s exclude each other",
+                    options->type, options->preset);
+}
+
 /* "OUT: 26.0 MiB from 78.1 MiB in 2.3 s", without the source where there is none. */
 static int make_report(cli_context *cli, const char *path, uint64_t n_source, double seconds)
 {
@@ -62,12 +71,15 @@ int cmd_convert(cli_context *cli)
 {
     const program_options *options = &cli->options;
     const char *source = options->positional[0], *out = options->positional[1];
-    const int status = cli_check_new_out(cli, out);
+    int status = make_check_types(cli);
+    if (status == CLI_OK) status = cli_check_new_out(cli, out);
     if (status != CLI_OK) return status;
     make_progress state = { .bar = &cli->bar };
     text_buffer notes = { 0 };
     const ern_convert_options convert = {
-        .type = options->type,
+        .type = options->preset ? options->preset : options->type,
+        .imatrix = options->imatrix,
+        .fast = options->fast,
         .chat = options->chat,
         .name = options->name,
         .n_threads = options->n_threads,
@@ -97,12 +109,13 @@ int cmd_synth(cli_context *cli)
     if (!options->shape)
         return cli_fail(cli, CLI_USAGE,
                         "option --shape is missing, expected 21b, 300b, 0.3b or demo");
-    const int status = cli_check_new_out(cli, out);
+    int status = make_check_types(cli);
+    if (status == CLI_OK) status = cli_check_new_out(cli, out);
     if (status != CLI_OK) return status;
     const ern_synth_options synth = {
         .shape = options->shape,
         .n_layers = options->n_layers,
-        .type = options->type,
+        .type = options->preset ? options->preset : options->type,
         .n_threads = options->n_threads,
         .progress = progress_update,
         .progress_user = &cli->bar,

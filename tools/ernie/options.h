@@ -46,10 +46,11 @@ typedef struct program_options {
     size_t n_positional;
     uint64_t given; /* bit i: row i of the table was given */
 
-    bool help, quiet, json, raw, records, special, literal_text, force, all, common, diagonal;
+    bool help, quiet, json, raw, records, special, literal_text, force, all, common, diagonal,
+        fast;
     const char *prompt, *system_message, *search_context, *load_session, *save_session;
     const char *backend, *cpu, *kv, *pages;
-    const char *type, *chat, *name, *shape, *against;
+    const char *type, *preset, *imatrix, *chat, *name, *shape, *against;
     uint32_t n_tokens, n_layers, n_ctx, n_threads, n_limit, n_skip, n_repeat, n_logprobs, top_k;
     float temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;
     uint64_t seed, memory;
