@@ -147,6 +147,19 @@ typedef void kernels_level_fn(const kernels_chunk *chunk, const ern_act *a, size
 
 static const float kernels_ones[16] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
 
+static ERN_INLINE const unsigned char *kernels_group_begin(const kernels_group *g)
+{
+    return (const unsigned char *)g->row_scale;
+}
+
+/* A wish for n bytes that come KERNELS_AHEAD later. Who walks over a group wishes evenly from its begin to
+ * its end, tables included: wishes that follow the codes alone leave out, in each group, as many lines
+ * as the tables have. */
+static ERN_INLINE void kernels_wish(const unsigned char *p, size_t n)
+{
+    KERNELS_UNROLL for (size_t i = 0; i < n; i += 64) KERNELS_PREFETCH(p + KERNELS_AHEAD + i);
+}
+
 /* How many of n to take next so that all shares are about equal and none exceeds max. */
 static ERN_INLINE size_t kernels_share(size_t n, size_t max)
 {

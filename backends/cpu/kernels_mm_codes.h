@@ -59,14 +59,6 @@ static ERN_INLINE KN(words) KN(code_vector)(unsigned type, const KN(coded) *c, s
     return KN(code_levels)(type, KN(code_indices)(c->s, v), c->plane, v);
 }
 
-static ERN_INLINE void KN(code_prefetch)(unsigned type, const unsigned char *code)
-{
-    KERNELS_PREFETCH(code + KERNELS_AHEAD);
-    KERNELS_PREFETCH(code + KERNELS_AHEAD + 64);
-    if (type != ERN_C2) KERNELS_PREFETCH(code + KERNELS_AHEAD + 128);
-    if (type == ERN_C4) KERNELS_PREFETCH(code + KERNELS_AHEAD + 192);
-}
-
 /* ---- One token ----------------------------------------------------------------------------------- */
 
 enum { KN(code_parts) = 16 / KERNELS_CODE_ROWS }; /* registers for the rows of a group */
@@ -76,7 +68,6 @@ static ERN_INLINE void KN(code_block)(unsigned type, unsigned odd, const unsigne
                                       const unsigned char *scale, const int8_t *q, int32_t sum, float d,
                                       KN(lanes) *f)
 {
-    KN(code_prefetch)(type, code);
     KERNELS_NO_UNROLL for (size_t p = 0; p < KN(code_parts); p++) {
         const KN(coded) c = KN(code_read)(type, code + p * 4 * KERNELS_CODE_ROWS);
         KN(words) acc = KN(code_start)(sum);
@@ -88,13 +79,14 @@ static ERN_INLINE void KN(code_block)(unsigned type, unsigned odd, const unsigne
 
 static ERN_INLINE void KN(code_group)(unsigned type, const kernels_group *g, const ern_act *a, float *y)
 {
-    const size_t n = g->n_blocks, block_bytes = ern_block_bytes(type);
-    const unsigned char *code = g->code;
+    const size_t n = g->n_blocks, block_bytes = ern_block_bytes(type), pair_bytes = 2 * block_bytes + 16;
+    const unsigned char *code = g->code, *wish = kernels_group_begin(g);
     KN(lanes) f[KN(code_parts)];
     KERNELS_UNROLL for (size_t p = 0; p < KN(code_parts); p++) f[p] = KN(code_zero)();
     for (size_t b = 0; b + 1 < n; b += 2, code += 2 * block_bytes) {
         const int8_t *q = a->q + 32 * b;
         const unsigned char *scale = g->scale + 8 * b;
+        kernels_wish(wish + b / 2 * pair_bytes, pair_bytes);
         KN(code_block)(type, 0, code, scale, q, a->q_sum[b], a->q_scale[b], f);
         KN(code_block)(type, 1, code + block_bytes, scale, q + 32, a->q_sum[b + 1], a->q_scale[b + 1], f);
     }
@@ -112,8 +104,9 @@ static ERN_INLINE void KN(code_decode)(unsigned type, const kernels_group *g, si
 {
     const size_t block_bytes = ern_block_bytes(type);
     const unsigned char *code = g->code + chunk->b0 * block_bytes, *scale = g->scale + 8 * chunk->b0;
+    const unsigned char *wish = kernels_group_begin(g) + chunk->b0 * (block_bytes + 8);
     for (size_t b = 0; b < chunk->n; b++, code += block_bytes) {
-        KN(code_prefetch)(type, code);
+        kernels_wish(wish + b * (block_bytes + 8), block_bytes + 8);
         for (size_t p = 0; p < KN(code_parts); p++) {
             const size_t row = p * KERNELS_CODE_ROWS;
             const KN(coded) c = KN(code_read)(type, code + 4 * row);
