@@ -171,8 +171,8 @@ typedef struct ernie_model_options {
     void *progress_user;
     ernie_cancel *cancel;   /* NULL: none; stops opening, also when it was set before */
     const char *cpu;        /* instruction set: NULL or "auto" for the best, else one by name, for
-                               tests and comparisons: "base", "avx2", "avxvnni", "avx512", "amx",
-                               "neon", "i8mm". "amx" is never chosen by itself: it asks Linux for
+                               tests and comparisons: "base", "avx2", "avxvnni", "avx512",
+                               "avx512vbmi", "amx", "neon", "i8mm". "amx" is never chosen by itself: it asks Linux for
                                AMX's registers, and from then on sigaltstack refuses stacks smaller
                                than AT_MINSIGSTKSZ (about 11 KiB) in this process */
     const char *backend;    /* NULL or "auto", "cpu" */

@@ -130,12 +130,12 @@ static ERN_INLINE kernels_group kernels_group_at(const ern_matrix *w, uint32_t g
 }
 
 /* Blocks of a chunk of c4, c3 and c2 that is decoded for several tokens. */
-#define KERNELS_CHUNK 16
+#define KERNELS_CODE_BLOCKS 16
 
 /* Blocks b0 .. b0 + n - 1 of one or two groups, decoded. */
 typedef struct kernels_chunk {
-    _Alignas(64) unsigned char level[2][KERNELS_CHUNK][8][64]; /* as x86 multiplies them: raised by 64 */
-    _Alignas(64) float scale[2][KERNELS_CHUNK][16];
+    _Alignas(64) unsigned char level[2][KERNELS_CODE_BLOCKS][8][64]; /* as x86 multiplies them: raised by 64 */
+    _Alignas(64) float scale[2][KERNELS_CODE_BLOCKS][16];
     const float *row_scale[2]; /* [16] */
     size_t n, b0;
     bool last; /* no block follows: sums become results */
@@ -146,6 +146,19 @@ typedef void kernels_level_fn(const kernels_chunk *chunk, const ern_act *a, size
                               size_t y_stride);
 
 static const float kernels_ones[16] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
+
+static ERN_INLINE const unsigned char *kernels_group_begin(const kernels_group *g)
+{
+    return (const unsigned char *)g->row_scale;
+}
+
+/* A wish for n bytes that come KERNELS_AHEAD later. Who walks over a group wishes evenly from its begin to
+ * its end, tables included: wishes that follow the codes alone leave out, in each group, as many lines
+ * as the tables have. */
+static ERN_INLINE void kernels_wish(const unsigned char *p, size_t n)
+{
+    KERNELS_UNROLL for (size_t i = 0; i < n; i += 64) KERNELS_PREFETCH(p + KERNELS_AHEAD + i);
+}
 
 /* How many of n to take next so that all shares are about equal and none exceeds max. */
 static ERN_INLINE size_t kernels_share(size_t n, size_t max)
@@ -205,6 +218,7 @@ KERNELS_TARGET_BEGIN("avx2,fma,f16c")
 #define KERNELS_LEVEL_PARTS 2
 #define KERNELS_LEVEL_TOKENS 4
 #define KERNELS_LEVEL_CASES KERNELS_UP_TO_4
+#define KERNELS_CODE_SINGLES 1
 #include "kernels_lane_avx2.h"
 #include "kernels_lanes.h"
 #include "kernels_attn.h"
@@ -231,6 +245,7 @@ KERNELS_TARGET_BEGIN("avx2,fma,f16c,avxvnni")
 #define KERNELS_LEVEL_PARTS 2
 #define KERNELS_LEVEL_TOKENS 4
 #define KERNELS_LEVEL_CASES KERNELS_UP_TO_4
+#define KERNELS_CODE_SINGLES 1
 #include "kernels_mm_avx2.h"
 #include "kernels_mm_tiles.h"
 #include "kernels_code_avx2.h"
@@ -262,6 +277,7 @@ KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16
 #define KERNELS_LEVEL_PARTS 2
 #define KERNELS_LEVEL_TOKENS 8
 #define KERNELS_LEVEL_CASES KERNELS_UP_TO_8
+#define KERNELS_CODE_SINGLES 2
 #include "kernels_lane_avx512.h"
 #include "kernels_lanes.h"
 #include "kernels_attn.h"
@@ -285,6 +301,7 @@ KERNELS_TARGET_BEGIN("avx512vbmi,avx512vbmi2,avx512f,avx512bw,avx512vl,avx512dq,
 #define KERNELS_LEVEL_GROUPS 2
 #define KERNELS_LEVEL_TOKENS 8
 #define KERNELS_LEVEL_TILES kernels_level_tiles_avx512
+#define KERNELS_CODE_SINGLES 3
 #include "kernels_code_avx512.h"
 #include "kernels_mm_codes.h"
 #include "kernels_table.h"
@@ -297,7 +314,7 @@ KERNELS_TARGET_END
 KERNELS_TARGET_BEGIN("amx-tile,amx-int8,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 #define KN(name) kernels_##name##_amx
 #define KERNELS_LANES(name) kernels_##name##_avx512
-#define KERNELS_CODES(name) kernels_##name##_avx512
+#define KERNELS_CODES(name) kernels_##name##_avx512vbmi
 #define KERNELS_NAME "amx"
 #include "kernels_mm_amx.h"
 #include "kernels_table.h"
@@ -331,6 +348,7 @@ KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 #define KERNELS_LEVEL_PARTS 4
 #define KERNELS_LEVEL_TOKENS 4
 #define KERNELS_LEVEL_CASES KERNELS_UP_TO_4
+#define KERNELS_CODE_SINGLES 1
 #include "kernels_lane_neon.h"
 #include "kernels_lanes.h"
 #include "kernels_attn.h"
@@ -383,7 +401,7 @@ static const kernels_set kernels_sets[] = {
     { &kernels_table_avxvnni, ERN_CPU_AVX2 | ERN_CPU_AVXVNNI },
 #endif
 #ifdef KERNELS_AMX
-    { &kernels_table_amx, ERN_CPU_AVX2 | ERN_CPU_AVX512 | ERN_CPU_AMX },
+    { &kernels_table_amx, ERN_CPU_AVX2 | ERN_CPU_AVX512 | ERN_CPU_AVX512VBMI | ERN_CPU_AMX },
 #endif
     { &kernels_table_avx512, ERN_CPU_AVX2 | ERN_CPU_AVX512 },
     { &kernels_table_avx512vbmi, ERN_CPU_AVX2 | ERN_CPU_AVX512 | ERN_CPU_AVX512VBMI },
@@ -442,5 +460,5 @@ ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 #undef KERNELS_UP_TO_12
 #undef KERNELS_UP_TO_16
 #undef KERNELS_AHEAD
-#undef KERNELS_CHUNK
+#undef KERNELS_CODE_BLOCKS
 #undef KERNELS_PREFETCH

@@ -49,7 +49,6 @@ static ERN_INLINE void KN(block_w4)(size_t nh, size_t nt, const unsigned char *c
     const __m256i level = _mm256_broadcastsi128_si256(_mm_add_epi8(signed_level, _mm_set1_epi8(64)));
     KERNELS_UNROLL for (size_t v = 0; v < 4; v++) {
         __m256i x[2], lo[2], hi[2];
-        KERNELS_PREFETCH(code + v * 64 + KERNELS_AHEAD);
         KERNELS_UNROLL for (size_t h = 0; h < nh; h++) {
             x[h] = KN(load_bytes)(code + v * 64 + h * 32);
             lo[h] = _mm256_shuffle_epi8(level, _mm256_and_si256(x[h], low));
@@ -65,7 +64,6 @@ static ERN_INLINE void KN(block_w8)(size_t nh, size_t nt, const unsigned char *c
 {
     KERNELS_UNROLL for (size_t v = 0; v < 8; v++) {
         __m256i x[2];
-        KERNELS_PREFETCH(code + v * 64 + KERNELS_AHEAD);
         KERNELS_UNROLL for (size_t h = 0; h < nh; h++) x[h] = KN(load_bytes)(code + v * 64 + h * 32);
 #ifdef KERNELS_VNNI
         KERNELS_UNROLL for (size_t h = 0; h < nh; h++)
@@ -101,13 +99,14 @@ static ERN_INLINE void KN(half_tile)(unsigned type, size_t nh, size_t first, siz
     const float *d = a->q_scale + t0 * s_stride;
     const int32_t *sum = a->q_sum + t0 * s_stride;
     const unsigned char *code = g->code + first * 32;
-    const unsigned char *scale = g->scale + first * 8;
+    const unsigned char *scale = g->scale + first * 8, *wish = kernels_group_begin(g);
     __m256 f[2 * KERNELS_TOKENS];
     KERNELS_UNROLL for (size_t i = 0; i < nh * nt; i++) f[i] = _mm256_setzero_ps();
     for (size_t b = 0; b < g->n_blocks; b++, code += code_bytes, q += 32, scale += 16) {
         __m256i acc[2 * KERNELS_TOKENS];
         KERNELS_UNROLL for (size_t i = 0; i < nh * nt; i++)
             acc[i] = _mm256_set1_epi32(raised * sum[i % nt * s_stride + b]);
+        if (first == 0) kernels_wish(wish + b * (code_bytes + 16), code_bytes + 16);
         if (type == ERN_W4) KN(block_w4)(nh, nt, code, q, q_stride, acc);
         else KN(block_w8)(nh, nt, code, q, q_stride, acc);
         KERNELS_UNROLL for (size_t h = 0; h < nh; h++) {

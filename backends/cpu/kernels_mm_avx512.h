@@ -35,14 +35,11 @@ static ERN_INLINE void KN(dot4)(size_t ng, size_t nt, const __m512i *u, const in
     }
 }
 
-/* 64 bytes of codes of each group, and a wish for the bytes that come later. */
+/* 64 bytes of codes of each group. */
 static ERN_INLINE void KN(load_codes)(size_t ng, const unsigned char *code, size_t group_bytes,
                                       __m512i *x)
 {
-    KERNELS_UNROLL for (size_t g = 0; g < ng; g++) {
-        x[g] = _mm512_loadu_si512(code + g * group_bytes);
-        KERNELS_PREFETCH(code + g * group_bytes + KERNELS_AHEAD);
-    }
+    KERNELS_UNROLL for (size_t g = 0; g < ng; g++) x[g] = _mm512_loadu_si512(code + g * group_bytes);
 }
 
 static ERN_INLINE void KN(block_w4)(size_t ng, size_t nt, const unsigned char *code,
@@ -87,7 +84,7 @@ static ERN_INLINE void KN(tile)(unsigned type, size_t ng, size_t nt, const kerne
     const int8_t *q = a->q + t0 * q_stride;
     const float *d = a->q_scale + t0 * s_stride;
     const int32_t *sum = a->q_sum + t0 * s_stride;
-    const unsigned char *code = first->code, *scale = first->scale;
+    const unsigned char *code = first->code, *scale = first->scale, *wish = kernels_group_begin(first);
     __m512 f[2 * KERNELS_PAIR_TOKENS];
     KERNELS_UNROLL for (size_t i = 0; i < ng * nt; i++) f[i] = _mm512_setzero_ps();
     for (size_t b = 0; b < first->n_blocks; b++, code += code_bytes, scale += 16, q += 32) {
@@ -96,6 +93,8 @@ static ERN_INLINE void KN(tile)(unsigned type, size_t ng, size_t nt, const kerne
             const __m512i start = _mm512_set1_epi32(raised * sum[t * s_stride + b]);
             KERNELS_UNROLL for (size_t g = 0; g < ng; g++) acc[g * nt + t] = start;
         }
+        KERNELS_UNROLL for (size_t g = 0; g < ng; g++)
+            kernels_wish(wish + b * (code_bytes + 16) + g * group_bytes, code_bytes + 16);
         if (type == ERN_W4) KN(block_w4)(ng, nt, code, group_bytes, q, q_stride, acc);
         else KN(block_w8)(ng, nt, code, group_bytes, q, q_stride, acc);
         KERNELS_UNROLL for (size_t g = 0; g < ng; g++) {

@@ -10,9 +10,9 @@
  * the change of every window by itself (spec/quantization.md 5.1) would be 6 funnel shifts and 8
  * changes of 2 or 3 operations each.
  *
- * One token meets weights as they are decoded. For more, a chunk of KERNELS_CHUNK blocks is decoded
- * once to bytes, which stay in the nearest cache while all tokens pass; between chunks the float sums
- * wait in y. */
+ * Up to KERNELS_CODE_SINGLES tokens meet weights as they are decoded, each by itself. For more, a chunk of
+ * KERNELS_CODE_BLOCKS blocks is decoded once to bytes, which stay in the nearest cache while all tokens
+ * pass; between chunks the float sums wait in y. */
 
 /* The four words of indices of a block's code. */
 static ERN_INLINE void KN(code_open)(const unsigned char *code, KN(words) s[4])
@@ -59,14 +59,6 @@ static ERN_INLINE KN(words) KN(code_vector)(unsigned type, const KN(coded) *c, s
     return KN(code_levels)(type, KN(code_indices)(c->s, v), c->plane, v);
 }
 
-static ERN_INLINE void KN(code_prefetch)(unsigned type, const unsigned char *code)
-{
-    KERNELS_PREFETCH(code + KERNELS_AHEAD);
-    KERNELS_PREFETCH(code + KERNELS_AHEAD + 64);
-    if (type != ERN_C2) KERNELS_PREFETCH(code + KERNELS_AHEAD + 128);
-    if (type == ERN_C4) KERNELS_PREFETCH(code + KERNELS_AHEAD + 192);
-}
-
 /* ---- One token ----------------------------------------------------------------------------------- */
 
 enum { KN(code_parts) = 16 / KERNELS_CODE_ROWS }; /* registers for the rows of a group */
@@ -76,7 +68,6 @@ static ERN_INLINE void KN(code_block)(unsigned type, unsigned odd, const unsigne
                                       const unsigned char *scale, const int8_t *q, int32_t sum, float d,
                                       KN(lanes) *f)
 {
-    KN(code_prefetch)(type, code);
     KERNELS_NO_UNROLL for (size_t p = 0; p < KN(code_parts); p++) {
         const KN(coded) c = KN(code_read)(type, code + p * 4 * KERNELS_CODE_ROWS);
         KN(words) acc = KN(code_start)(sum);
@@ -86,21 +77,23 @@ static ERN_INLINE void KN(code_block)(unsigned type, unsigned odd, const unsigne
     }
 }
 
-static ERN_INLINE void KN(code_group)(unsigned type, const kernels_group *g, const ern_act *a, float *y)
+static ERN_INLINE void KN(code_group)(unsigned type, const kernels_group *g, const ern_act *a, size_t t,
+                                      float *y)
 {
-    const size_t n = g->n_blocks, block_bytes = ern_block_bytes(type);
-    const unsigned char *code = g->code;
+    const size_t n = g->n_blocks, block_bytes = ern_block_bytes(type), pair_bytes = 2 * block_bytes + 16;
+    const unsigned char *code = g->code, *wish = kernels_group_begin(g);
+    const int8_t *q = a->q + t * a->q_stride;
+    const int32_t *sum = a->q_sum + t * a->s_stride;
+    const float *d = a->q_scale + t * a->s_stride;
     KN(lanes) f[KN(code_parts)];
     KERNELS_UNROLL for (size_t p = 0; p < KN(code_parts); p++) f[p] = KN(code_zero)();
-    for (size_t b = 0; b + 1 < n; b += 2, code += 2 * block_bytes) {
-        const int8_t *q = a->q + 32 * b;
+    for (size_t b = 0; b + 1 < n; b += 2, code += 2 * block_bytes, q += 64) {
         const unsigned char *scale = g->scale + 8 * b;
-        KN(code_block)(type, 0, code, scale, q, a->q_sum[b], a->q_scale[b], f);
-        KN(code_block)(type, 1, code + block_bytes, scale, q + 32, a->q_sum[b + 1], a->q_scale[b + 1], f);
+        kernels_wish(wish + b / 2 * pair_bytes, pair_bytes);
+        KN(code_block)(type, 0, code, scale, q, sum[b], d[b], f);
+        KN(code_block)(type, 1, code + block_bytes, scale, q + 32, sum[b + 1], d[b + 1], f);
     }
-    if (n % 2)
-        KN(code_block)(type, 0, code, g->scale + 8 * (n - 1), a->q + 32 * (n - 1), a->q_sum[n - 1],
-                       a->q_scale[n - 1], f);
+    if (n % 2) KN(code_block)(type, 0, code, g->scale + 8 * (n - 1), q, sum[n - 1], d[n - 1], f);
     KERNELS_UNROLL for (size_t p = 0; p < KN(code_parts); p++)
         KN(code_store)(y + p * KERNELS_CODE_ROWS, f[p], g->row_scale + p * KERNELS_CODE_ROWS);
 }
@@ -112,8 +105,9 @@ static ERN_INLINE void KN(code_decode)(unsigned type, const kernels_group *g, si
 {
     const size_t block_bytes = ern_block_bytes(type);
     const unsigned char *code = g->code + chunk->b0 * block_bytes, *scale = g->scale + 8 * chunk->b0;
+    const unsigned char *wish = kernels_group_begin(g) + chunk->b0 * (block_bytes + 8);
     for (size_t b = 0; b < chunk->n; b++, code += block_bytes) {
-        KN(code_prefetch)(type, code);
+        kernels_wish(wish + b * (block_bytes + 8), block_bytes + 8);
         for (size_t p = 0; p < KN(code_parts); p++) {
             const size_t row = p * KERNELS_CODE_ROWS;
             const KN(coded) c = KN(code_read)(type, code + 4 * row);
@@ -213,9 +207,9 @@ static ERN_INLINE void KN(code_groups)(unsigned type, const ern_matrix *w, uint3
 {
     kernels_chunk chunk;
     const size_t n_blocks = ern_n_blocks(w->n_cols);
-    for (chunk.b0 = 0; chunk.b0 < n_blocks; chunk.b0 += KERNELS_CHUNK) {
-        chunk.last = n_blocks - chunk.b0 <= KERNELS_CHUNK;
-        chunk.n = chunk.last ? n_blocks - chunk.b0 : KERNELS_CHUNK;
+    for (chunk.b0 = 0; chunk.b0 < n_blocks; chunk.b0 += KERNELS_CODE_BLOCKS) {
+        chunk.last = n_blocks - chunk.b0 <= KERNELS_CODE_BLOCKS;
+        chunk.n = chunk.last ? n_blocks - chunk.b0 : KERNELS_CODE_BLOCKS;
         for (size_t i = 0; i < n; i++) {
             const kernels_group g = kernels_group_at(w, group + (uint32_t)i);
             KN(code_decode)(type, &g, i, &chunk);
@@ -234,9 +228,9 @@ static ERN_INLINE void KN(code_matmul)(unsigned type, const ern_matrix *w, uint3
         float *out = y + 16 * (size_t)(group - group_begin);
         n = group_end - group;
         if (n > KERNELS_LEVEL_GROUPS) n = KERNELS_LEVEL_GROUPS;
-        if (a->n_tokens == 1) {
+        if (a->n_tokens <= KERNELS_CODE_SINGLES) {
             const kernels_group g = kernels_group_at(w, group);
-            KN(code_group)(type, &g, a, out);
+            for (size_t t = 0; t < a->n_tokens; t++) KN(code_group)(type, &g, a, t, out + t * y_stride);
             n = 1;
         } else {
             KN(code_groups)(type, w, group, n, a, out, y_stride);

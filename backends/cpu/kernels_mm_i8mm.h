@@ -22,8 +22,6 @@ static ERN_INLINE void KN(zip)(int8x16_t left, int8x16_t right, int8x16_t *pair)
 static ERN_INLINE void KN(weights)(unsigned type, const unsigned char *code, size_t v, int8x16_t *w)
 {
     const int8x16_t level = vld1q_s8(ern_w4_level);
-    KERNELS_PREFETCH(code + v * 64 + KERNELS_AHEAD);
-    if (type != ERN_W4) KERNELS_PREFETCH(code + v * 64 + 256 + KERNELS_AHEAD);
     KERNELS_UNROLL for (size_t j = 0; j < 2; j++) {
         if (type == ERN_W4) {
             const uint8x16_t x = vld1q_u8(code + v * 64 + j * 16);
@@ -90,12 +88,14 @@ static ERN_INLINE void KN(half_tile)(unsigned type, size_t nt, const kernels_gro
     const int8_t *q = a->q + t0 * a->q_stride;
     const float *d = a->q_scale + t0 * a->s_stride;
     const unsigned char *code = g->code + 32 * half, *scale = g->scale + 8 * half;
+    const unsigned char *wish = kernels_group_begin(g);
     float32x4_t f[2 * KERNELS_TOKENS];
     KERNELS_UNROLL for (size_t i = 0; i < 4 * n_pairs; i++) f[i] = vdupq_n_f32(0.0f);
     for (size_t b = 0; b < g->n_blocks; b++, code += code_bytes, scale += 16, q += 32, d++) {
         int32x4_t acc[2 * KERNELS_TOKENS];
         float32x4_t w[4];
         KERNELS_UNROLL for (size_t i = 0; i < 4 * n_pairs; i++) acc[i] = vdupq_n_s32(0);
+        if (half == 0) kernels_wish(wish + b * (code_bytes + 16), code_bytes + 16);
         KN(block)(type, nt, code, q, a->q_stride, acc);
         KN(scales)(scale, w);
         KERNELS_UNROLL for (size_t p = 0; p < n_pairs; p++) {

@@ -37,12 +37,6 @@ static ERN_INLINE void KN(half_block)(unsigned type, size_t nt, const unsigned c
 {
     const int8x16_t level = vld1q_s8(ern_w4_level);
     int8x16_t a[KERNELS_TOKENS];
-    KERNELS_PREFETCH(code + KERNELS_AHEAD);
-    KERNELS_PREFETCH(code + 64 + KERNELS_AHEAD);
-    if (type != ERN_W4) {
-        KERNELS_PREFETCH(code + 128 + KERNELS_AHEAD);
-        KERNELS_PREFETCH(code + 192 + KERNELS_AHEAD);
-    }
     KERNELS_UNROLL for (size_t t = 0; t < nt; t++) a[t] = vld1q_s8(q + t * q_stride);
     if (type == ERN_W4) {
         KERNELS_VECTOR_W4(code, 0);
@@ -78,13 +72,14 @@ static ERN_INLINE void KN(tile)(unsigned type, size_t ng, size_t nt, const kerne
     const size_t q_stride = a->q_stride, s_stride = a->s_stride;
     const int8_t *q = a->q + t0 * q_stride;
     const float *d = a->q_scale + t0 * s_stride;
-    const unsigned char *code = g->code;
+    const unsigned char *code = g->code, *wish = kernels_group_begin(g);
     float32x4_t f[4 * KERNELS_TOKENS];
     KERNELS_UNROLL for (size_t i = 0; i < 4 * nt; i++) f[i] = vdupq_n_f32(0.0f);
     for (size_t b = 0; b < g->n_blocks; b++, code += code_bytes, q += 32) {
         int32x4_t acc[4 * KERNELS_TOKENS];
         float32x4_t w[4];
         KERNELS_UNROLL for (size_t i = 0; i < 4 * nt; i++) acc[i] = vdupq_n_s32(0);
+        kernels_wish(wish + b * (code_bytes + 16), code_bytes + 16);
         KN(half_block)(type, nt, code, q, q_stride, acc);
         KN(half_block)(type, nt, code + code_bytes / 2, q + 16, q_stride, acc);
         KN(scales)(g->scale + b * 16, w);

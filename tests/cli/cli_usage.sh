@@ -69,7 +69,7 @@ option --threads: "0" is not a whole number from 1 to 1024|-p x --threads 0
 option --threads: "9999" is not a whole number from 1 to 1024|-p x --threads 9999
 option --threads: "2000" is not a whole number from 1 to 1024|-p x --threads 2000
 option --kv: "f64" is not one of f16|-p x --kv f64
-option --cpu: "mmx" is not one of auto, base, avx2, avxvnni, avx512, amx, neon, i8mm|-p x --cpu mmx
+option --cpu: "mmx" is not one of auto, base, avx2, avxvnni, avx512, avx512vbmi, amx, neon, i8mm|-p x --cpu mmx
 option --backend: "vulkan" is not one of auto, cpu|-p x --backend vulkan
 option --backend: "cuda" is not one of auto, cpu|-p x --backend cuda
 option --prompt: given twice|-p hi -p ho

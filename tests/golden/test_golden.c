@@ -75,7 +75,8 @@ static ernie_model *converted(const char *checkpoint, const char *type)
     return model;
 }
 
-static const char *const cpu_sets[] = { "base", "avx2", "avxvnni", "avx512", "amx", "neon", "i8mm" };
+static const char *const cpu_sets[] = { "base",       "avx2", "avxvnni", "avx512",
+                                        "avx512vbmi", "amx",  "neon",    "i8mm" };
 #define N_CPU_SETS (sizeof cpu_sets / sizeof *cpu_sets)
 
 static ernie_session *session_on(const ernie_model *model, ernie_session_options *options)

@@ -14,7 +14,7 @@
 #define N_IDS 23
 #define VOCAB 320
 
-static const test_model_spec *const specs[] = { &test_dense_spec, &test_moe_spec };
+static const test_model_spec *const specs[] = { &test_dense_spec, &test_moe_spec, &test_coded_spec };
 
 static int32_t ids[N_IDS];
 
@@ -171,7 +171,8 @@ static void portions_change_nothing_on(const test_world *w, ernie_kv_type kv_typ
 static void portions_change_nothing(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "base", "avx2", "avxvnni", "avx512", "amx", "neon", "i8mm" };
+    static const char *const sets[] = { "base",       "avx2", "avxvnni", "avx512",
+                                            "avx512vbmi", "amx",  "neon",    "i8mm" };
     int n = 0;
     for (size_t i = 0; i < ERN_COUNT(sets); i++)
         for (size_t m = 0; m < ERN_COUNT(specs); m++) {

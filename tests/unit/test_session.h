@@ -45,6 +45,12 @@ static const test_model_spec test_moe_spec ERN_UNUSED = { .moe = true,
                                                           .type_ffn = ERN_F16,
                                                           .type_expert = ERN_W4,
                                                           .type_expert_down = ERN_W4 };
+static const test_model_spec test_coded_spec ERN_UNUSED = { .moe = true,
+                                                            .type_embed = ERN_C4,
+                                                            .type_attention = ERN_C3,
+                                                            .type_ffn = ERN_C4,
+                                                            .type_expert = ERN_C2,
+                                                            .type_expert_down = ERN_C3 };
 
 typedef struct test_world {
     unsigned char *image;

@@ -154,8 +154,8 @@ static const option_row option_rows[] = {
       "worker threads [one per physical core]" },
     { "backend", 0, "NAME", OPTION_CHOICE, MODELS, AT(backend), 0, 0, "auto|cpu",
       "cpu or auto: this build offers no other [auto]" },
-    { "cpu", 0, "NAME", OPTION_CHOICE, MODELS, AT(cpu), 0, 0, "auto|base|avx2|avxvnni|avx512|amx|neon|i8mm",
-      "instruction set: base, avx2, avxvnni, avx512, amx, neon or i8mm "
+    { "cpu", 0, "NAME", OPTION_CHOICE, MODELS, AT(cpu), 0, 0, "auto|base|avx2|avxvnni|avx512|avx512vbmi|amx|neon|i8mm",
+      "instruction set: base, avx2, avxvnni, avx512, avx512vbmi, amx, neon or i8mm "
       "[auto: the best that this machine has]" },
 
     { "shape", 0, "S", OPTION_CHOICE, COMMAND_SYNTH, AT(shape), 0, 0, "21b|300b|0.3b|demo",
