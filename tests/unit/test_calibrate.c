@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "../../backends/backend.h"
+#include "../../backends/cpu/cpu.h"
 #include "../../tools/convert/calibrate.h"
 #include "../../tools/convert/imatrix_file.h"
 #include "slow_model.h"
@@ -377,6 +377,17 @@ static void the_file_is_the_same_for_any_team(void **state)
     free(first);
 }
 
+/* The floats that are kept beside codes are those that were rounded. */
+static void check_kept(const cpu_rows *rows, size_t n)
+{
+    for (size_t r = 0; rows->q && r < n; r++)
+        for (size_t j = 0; j < rows->width; j++) {
+            const float scale = rows->q_scale[r * rows->s_stride + j / ERN_BLOCK_COLS];
+            const float code = (float)rows->q[r * rows->q_stride + j];
+            assert_true(fabsf(rows->x[r * rows->x_stride + j] - scale * code) <= 0.501f * scale);
+        }
+}
+
 /* A whole step with keep_inputs, beside a session without. */
 static void step_and_look(const test_world *w, const ern_state_options *options, float *logits,
                           ern_inputs *inputs)
@@ -400,6 +411,10 @@ static void step_and_look(const test_world *w, const ern_state_options *options,
     ops->inputs(state, inputs);
     assert_non_null(inputs->normed.x);
     assert_non_null(inputs->attn.x);
+    if (weights->hparams->n_experts)
+        check_kept(&state->expert, 22 * (size_t)weights->hparams->moe_k);
+    else
+        check_kept(&state->dense, 22);
     const ern_input *hidden = weights->hparams->n_experts ? &inputs->expert : &inputs->hidden;
     assert_non_null(hidden->x);
     double sum = 0;

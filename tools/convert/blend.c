@@ -2,8 +2,8 @@
  * over samples of x_i x_j, n the number of samples, c the mean of S's diagonal, I the identity:
  *
  *     all but experts       (n S + c I) / (n + 1)
- *     expert, gate and up   (n S + prior P) / (n + prior)     P: that of all experts together, as above
- *     expert, down          (n S + prior c I) / (n + prior)   c of the layer where it has none itself
+ *     expert, gate and up   (n S + prior P) / (n + prior)     P: all experts' together, as above
+ *     expert, down          (n S + prior c I) / (n + prior)   c of the layer where it has none
  *
  * Experts share their input's channels but not those of their hidden state: for down only the size
  * of things can be taken from elsewhere. With a prior that is a multiple of the identity, or full
