@@ -27,7 +27,7 @@ typedef struct ern_state_options {
     const atomic_int *cancel; /* non-zero stops submit within 50 ms */
     ernie_route_fn route;     /* NULL: none */
     void *route_user;
-    bool keep_inputs; /* for `inputs` below: what products read stays there as floats; costs memory */
+    bool keep_inputs; /* for `inputs` below: products leave what they read as floats */
 } ern_state_options;
 
 /* One forward step. */
@@ -45,8 +45,8 @@ typedef struct ern_input {
     size_t stride, width;
 } ern_input;
 
-/* The residual stream, and what the products of the last submitted step read: calibration runs a step
- * of one operation and looks. Rows are tokens, but for the experts'. */
+/* The residual stream, and what the products of the last submitted step read: calibration runs a
+ * step of one operation and looks. Rows are tokens, but for the experts'. */
 typedef struct ern_inputs {
     float *stream; /* [n_batch][stream_stride] x; whoever runs single operations may write it */
     size_t stream_stride;

@@ -1,6 +1,6 @@
-/* Can the bytes of a calibration file hurt its reader? Half of the inputs get right checksums first, so
- * that the fuzzer reaches what lies behind them. Of what opens, every entry is looked up and every
- * small matrix read. */
+/* Can the bytes of a calibration file hurt its reader? Half of the inputs get right checksums
+ * first, so that the fuzzer reaches what lies behind them. Of what opens, every entry is looked up
+ * and every small matrix read. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif

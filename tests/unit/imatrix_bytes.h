@@ -64,8 +64,8 @@ static inline ernie_status imatrix_write(const char *path, const ern_hparams *hp
     return status;
 }
 
-/* Recompute the checksums of head, index and squares, and with `matrices` those of the matrices. Safe
- * on any bytes, so that a fuzzer gets past the checksums. */
+/* Recompute the checksums of head, index and squares, and with `matrices` those of the matrices.
+ * Safe on any bytes, so that a fuzzer gets past the checksums. */
 static inline void imatrix_seal(unsigned char *data, size_t n, bool matrices)
 {
     conv_imatrix_head head;

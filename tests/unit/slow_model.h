@@ -1,5 +1,5 @@
-/* The forward step once more, written down from docs/FORMAT.md section 6 in double and without a thought of
- * speed, for f32 models: what each linear reads is handed to a function. */
+/* The forward step once more, written down from docs/FORMAT.md section 6 in double and without a
+ * thought of speed, for f32 models: what each linear reads is handed to a function. */
 #ifndef SLOW_MODEL_H
 #define SLOW_MODEL_H
 

@@ -1,5 +1,5 @@
-/* Calibration: what is collected is what a straightforward computation finds, experts that are seldom
- * chosen lean on their layer, and looking changes nothing. */
+/* Calibration: what is collected is what a straightforward computation finds, experts that are
+ * seldom chosen lean on their layer, and looking changes nothing. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "../../backends/backend.h"
+#include "../../backends/cpu/cpu.h"
 #include "../../tools/convert/calibrate.h"
 #include "../../tools/convert/imatrix_file.h"
 #include "slow_model.h"
@@ -146,8 +146,8 @@ static void reference_shrink(double *sum, double weight, double n, double prior,
         }
 }
 
-/* Everything that was added up becomes what the file should say, by the letter of docs/IMATRIX.md. Returns
- * samples in *n. */
+/* Everything that was added up becomes what the file should say, by the letter of docs/IMATRIX.md.
+ * Returns samples in *n. */
 static void reference_blend(const references *all, reference *r, double *pool, double *samples)
 {
     const uint32_t n_cols = r->entry.n_cols;
@@ -215,8 +215,8 @@ static void compare(const conv_imatrix *im, const conv_moments *m, const double 
         for (size_t j = 0; j < n; j++) {
             const double size = sqrt(expected[i * n + i] * expected[j * n + j]);
             if (!(fabs((double)out[i * n + j] - expected[i * n + j]) < 2e-5 * size))
-                fail_msg("%s: moment (%zu, %zu) is %g, not %g", name, i, j,
-                         (double)out[i * n + j], expected[i * n + j]);
+                fail_msg("%s: moment (%zu, %zu) is %g, not %g", name, i, j, (double)out[i * n + j],
+                         expected[i * n + j]);
         }
     free(out);
 }
@@ -236,8 +236,8 @@ static void compare_all(const test_world *w, const char *path)
         memcpy(r.sum, all.items[i].sum, n * n * sizeof *r.sum);
         conv_entry_name(&r.entry, name);
         reference_blend(&all, &r, pool, &samples);
-        const conv_moments *m = conv_imatrix_find(im, r.entry.kind, r.entry.layer, r.entry.expert,
-                                                  r.entry.second);
+        const conv_moments *m =
+            conv_imatrix_find(im, r.entry.kind, r.entry.layer, r.entry.expert, r.entry.second);
         assert_non_null(m);
         if (!(fabs(m->n - samples) <= 1e-5 * samples))
             fail_msg("%s: %g samples, not %g", name, m->n, samples);
@@ -377,6 +377,17 @@ static void the_file_is_the_same_for_any_team(void **state)
     free(first);
 }
 
+/* The floats that are kept beside codes are those that were rounded. */
+static void check_kept(const cpu_rows *rows, size_t n)
+{
+    for (size_t r = 0; rows->q && r < n; r++)
+        for (size_t j = 0; j < rows->width; j++) {
+            const float scale = rows->q_scale[r * rows->s_stride + j / ERN_BLOCK_COLS];
+            const float code = (float)rows->q[r * rows->q_stride + j];
+            assert_true(fabsf(rows->x[r * rows->x_stride + j] - scale * code) <= 0.501f * scale);
+        }
+}
+
 /* A whole step with keep_inputs, beside a session without. */
 static void step_and_look(const test_world *w, const ern_state_options *options, float *logits,
                           ern_inputs *inputs)
@@ -390,14 +401,20 @@ static void step_and_look(const test_world *w, const ern_state_options *options,
     ops->embed(state, &weights->embed);
     for (uint32_t i = 0; i < weights->hparams->n_layers; i++) {
         ops->attention(state, i, &weights->layers[i]);
-        if (weights->layers[i].moe) ops->moe(state, i, &weights->layers[i]);
-        else ops->ffn(state, i, &weights->layers[i]);
+        if (weights->layers[i].moe)
+            ops->moe(state, i, &weights->layers[i]);
+        else
+            ops->ffn(state, i, &weights->layers[i]);
     }
     ops->head(state, weights->final_norm, &weights->head);
     OK(ops->submit(state, &error));
     ops->inputs(state, inputs);
     assert_non_null(inputs->normed.x);
     assert_non_null(inputs->attn.x);
+    if (weights->hparams->n_experts)
+        check_kept(&state->expert, 22 * (size_t)weights->hparams->moe_k);
+    else
+        check_kept(&state->dense, 22);
     const ern_input *hidden = weights->hparams->n_experts ? &inputs->expert : &inputs->hidden;
     assert_non_null(hidden->x);
     double sum = 0;
@@ -434,7 +451,7 @@ static void looking_changes_nothing(void **state)
     }
 }
 
-/* Quantized models can be calibrated: what they read is near to what the same weights in f32 read. */
+/* Quantized models can be calibrated, too: the floats are kept that their products round. */
 static void quantized_models_are_calibrated(void **state)
 {
     (void)state;
@@ -548,8 +565,8 @@ static void bad_documents_are_named(void **state)
                         &error),
           "instruction set");
     FAILS(ERNIE_IO,
-          ern_calibrate(w.model, &documents, test_folder, &(ern_calibrate_options){ .n_threads = 1 },
-                        NULL, &error),
+          ern_calibrate(w.model, &documents, test_folder,
+                        &(ern_calibrate_options){ .n_threads = 1 }, NULL, &error),
           "is a directory");
     test_world_close(&w);
 }

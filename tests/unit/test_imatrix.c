@@ -76,8 +76,8 @@ static conv_imatrix *open_file(void)
 
 /* ---- What is written is read ----------------------------------------------------------------- */
 
-static void check_entry(const conv_imatrix *im, size_t i, const conv_imatrix_entry *e,
-                        bool common, size_t router)
+static void check_entry(const conv_imatrix *im, size_t i, const conv_imatrix_entry *e, bool common,
+                        size_t router)
 {
     ernie_error error = { ERNIE_OK, "" };
     const conv_moments *m = conv_imatrix_find(im, e->kind, e->layer, e->expert, e->second);
@@ -136,20 +136,29 @@ static void what_has_no_input_is_not_found(void **state)
         unsigned kind, layer, expert;
         bool second, found;
     } cases[] = {
-        { ERN_QKV, 0, 0, false, true },         { ERN_QKV, 2, 0, false, false },
-        { ERN_QKV, ERN_NO_LAYER, 0, 0, false }, { ERN_FFN_DOWN, 0, 0, false, true },
-        { ERN_FFN_DOWN, 1, 0, false, false },   { ERN_SHARED_GATE_UP, 0, 0, false, false },
-        { ERN_SHARED_DOWN, 0, 0, false, false }, { ERN_SHARED_DOWN, 1, 0, false, true },
-        { ERN_ROUTER, 0, 0, false, false },     { ERN_ROUTER, 1, 0, false, true },
-        { ERN_EXPERT, 0, 0, false, false },     { ERN_EXPERT, 1, 3, true, true },
-        { ERN_EXPERT, 1, 4, false, false },     { ERN_EXPERT, 1, UINT32_MAX, true, false },
-        { ERN_FFN_NORM, 0, 0, false, false },   { ERN_MTP_PROJ, 2, 0, false, false },
-        { ERN_HEAD, ERN_NO_LAYER, 0, 0, true }, { ERN_EMBED, ERN_NO_LAYER, 0, 0, false },
+        { ERN_QKV, 0, 0, false, true },
+        { ERN_QKV, 2, 0, false, false },
+        { ERN_QKV, ERN_NO_LAYER, 0, 0, false },
+        { ERN_FFN_DOWN, 0, 0, false, true },
+        { ERN_FFN_DOWN, 1, 0, false, false },
+        { ERN_SHARED_GATE_UP, 0, 0, false, false },
+        { ERN_SHARED_DOWN, 0, 0, false, false },
+        { ERN_SHARED_DOWN, 1, 0, false, true },
+        { ERN_ROUTER, 0, 0, false, false },
+        { ERN_ROUTER, 1, 0, false, true },
+        { ERN_EXPERT, 0, 0, false, false },
+        { ERN_EXPERT, 1, 3, true, true },
+        { ERN_EXPERT, 1, 4, false, false },
+        { ERN_EXPERT, 1, UINT32_MAX, true, false },
+        { ERN_FFN_NORM, 0, 0, false, false },
+        { ERN_MTP_PROJ, 2, 0, false, false },
+        { ERN_HEAD, ERN_NO_LAYER, 0, 0, true },
+        { ERN_EMBED, ERN_NO_LAYER, 0, 0, false },
         { 999, 0, 0, false, false },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
-        const conv_moments *m = conv_imatrix_find(im, cases[i].kind, cases[i].layer,
-                                                  cases[i].expert, cases[i].second);
+        const conv_moments *m =
+            conv_imatrix_find(im, cases[i].kind, cases[i].layer, cases[i].expert, cases[i].second);
         if ((m != NULL) != cases[i].found) fail_msg("case %zu", i);
     }
     conv_imatrix_close(im);
@@ -192,8 +201,8 @@ static void refused(ernie_status expected, const char *says)
     assert_non_null(strstr(error.message, "x.imatrix"));
 }
 
-#define HEAD(field) offsetof(conv_imatrix_head, field)
-#define NUMBER(field) (offsetof(conv_imatrix_head, hparams) + offsetof(ern_hparams, field))
+#define HEAD(field)     offsetof(conv_imatrix_head, field)
+#define NUMBER(field)   (offsetof(conv_imatrix_head, hparams) + offsetof(ern_hparams, field))
 #define ENTRY(i, field) (512 + 32 * (i) + offsetof(conv_imatrix_entry, field))
 
 static void lies_are_refused_by_name(void **state)
@@ -341,8 +350,10 @@ static void damaged_matrices_are_named(void **state)
         for (conv_entries_begin(&at, &hp); conv_entries_next(&at, &e);) n_squares += e.n_cols;
         size_t to = 512 + (size_t)conv_index_bytes(conv_entries_count(&hp))
                     + (size_t)conv_squares_bytes(n_squares);
-        if (i >= 3) to += 4 * 64; /* (1, 1); else (0, 1) */
-        else to += 4;
+        if (i >= 3)
+            to += 4 * 64; /* (1, 1); else (0, 1) */
+        else
+            to += 4;
         image file = load();
         memcpy(file.data + to, &cases[i].value, sizeof cases[i].value);
         if (cases[i].sealed) imatrix_seal(file.data, file.n, true);

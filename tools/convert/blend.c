@@ -1,22 +1,22 @@
-/* A sample is one row, of an expert weighted by its share in the layer's output. S below is a mean over
- * samples of x_i x_j, n the number of samples, c the mean of S's diagonal, I the identity:
+/* A sample is one row, of an expert weighted by its share in the layer's output. S below is a mean
+ * over samples of x_i x_j, n the number of samples, c the mean of S's diagonal, I the identity:
  *
  *     all but experts       (n S + c I) / (n + 1)
- *     expert, gate and up   (n S + prior P) / (n + prior)     P: the same of all experts together, as above
- *     expert, down          (n S + prior c I) / (n + prior)   c of the layer where the expert has none
+ *     expert, gate and up   (n S + prior P) / (n + prior)     P: all experts' together, as above
+ *     expert, down          (n S + prior c I) / (n + prior)   c of the layer where it has none
  *
- * Experts share their input's channels but not those of their hidden state: for down only the size of
- * things can be taken from elsewhere. With a prior that is a multiple of the identity, or full of rank
- * itself, no matrix is singular. */
+ * Experts share their input's channels but not those of their hidden state: for down only the size
+ * of things can be taken from elsewhere. With a prior that is a multiple of the identity, or full
+ * of rank itself, no matrix is singular. */
 #include "blend.h"
 
 #include <float.h>
 
-/* (a S + b prior), where S is a gram's sums. */
+/* What an entry is made of. */
 typedef struct blend_weights {
-    double own;             /* factor of the gram's sums */
-    double pool;            /* of the pool's sums */
-    double identity;        /* added to the diagonal */
+    double own;              /* factor of its own sums */
+    double pool;             /* of the pool's sums */
+    double identity;         /* added to the diagonal */
     const conv_gram *pooled; /* NULL: none */
 } blend_weights;
 

@@ -1,5 +1,6 @@
-/* From sums over samples to the statistics of the file: means, with what was seen seldom blended with
- * its layer's average. docs/IMATRIX.md has the formulas. Knows grams and entries, runs nothing. */
+/* From sums over samples to the statistics of the file: means, with what was seen seldom blended
+ * with its layer's average. docs/IMATRIX.md has the formulas. Knows grams and entries, runs
+ * nothing. */
 #ifndef ERN_CONVERT_BLEND_H
 #define ERN_CONVERT_BLEND_H
 
@@ -17,7 +18,8 @@ typedef struct conv_blend {
     double prior;
 } conv_blend;
 
-/* Put all of them. ERNIE_FORMAT names an input that is no finite number; else as conv_imatrix_out_put. */
+/* Put all of them. ERNIE_FORMAT names an input that is no finite number; else as
+ * conv_imatrix_out_put. */
 ERN_FN ernie_status conv_blend_put(const conv_blend *blend, ernie_error *error);
 
 #endif

@@ -1,7 +1,8 @@
-/* 256 rows at a time are transposed, so that a column becomes a row of 256 numbers; two columns' product
- * is then a dot product, which is what the kernels of f32 matrices compute, 128 by 128 of them a tile.
- * A tile's sums of 256 products are floats and are added to the total as floats: with a hundred thousand
- * rows the rounding stays far below the noise of any sample. Squares are added in double. */
+/* 256 rows at a time are transposed, so that a column becomes a row of 256 numbers; two columns'
+ * product is then a dot product, which is what the kernels of f32 matrices compute, 128 by 128 of
+ * them a tile. A tile's sums of 256 products are floats and are added to the total as floats: with
+ * a hundred thousand rows the rounding stays far below the noise of any sample. Squares are added
+ * in double. */
 #include "gram.h"
 #include "../../backends/cpu/kernels.h"
 
@@ -80,10 +81,13 @@ ERN_FN void conv_gram_merge(conv_gram *to, const conv_gram *from)
 
 /* ---- Adding ---------------------------------------------------------------------------------- */
 
-static size_t gram_stride(size_t n_rows) { return ern_round_up(n_rows, 16); }
+static size_t gram_stride(size_t n_rows)
+{
+    return ern_round_up(n_rows, 16);
+}
 
-/* Columns begin .. begin + n - 1 of the rows become rows; their squares are added. Up to 16 columns at
- * a time: a cache line of each row. */
+/* Columns begin .. begin + n - 1 of the rows become rows; their squares are added. Up to 16
+ * columns at a time: a cache line of each row. */
 static void gram_transpose(const conv_gram_team *team, size_t begin, size_t n)
 {
     const conv_rows *rows = &team->rows;
@@ -155,8 +159,10 @@ ERN_FN void conv_gram_add(conv_gram_team *team, conv_gram *gram, const conv_rows
     for (size_t at = 0; at < rows->n && !gram_stopped(team); at += CONV_GRAM_ROWS) {
         conv_rows part = *rows;
         part.n = ern_min_size(CONV_GRAM_ROWS, rows->n - at);
-        if (rows->index) part.index = rows->index + at;
-        else part.x = rows->x + at * rows->stride;
+        if (rows->index)
+            part.index = rows->index + at;
+        else
+            part.x = rows->x + at * rows->stride;
         if (rows->scale) part.scale = rows->scale + at;
         team->gram = gram;
         team->rows = part;
@@ -194,7 +200,8 @@ ERN_FN ernie_status conv_gram_team_open(conv_gram_team **out, unsigned n_threads
     *out = NULL;
     const ern_kernels *kernels = ern_kernels_find(cpu);
     ERN_FAIL_IF(!kernels, error, ERNIE_UNSUPPORTED,
-                "instruction set \"%s\" is unknown or absent on this processor", cpu ? cpu : "auto");
+                "instruction set \"%s\" is unknown or absent on this processor",
+                cpu ? cpu : "auto");
     conv_gram_team *team = ern_alloc_zero(allocator, sizeof *team);
     ERN_FAIL_IF(!team, error, ERNIE_NO_MEMORY, "no memory for a team of %u", n_threads);
     team->allocator = *allocator;

@@ -1,6 +1,6 @@
-/* Sums of squares and of products over many rows of activations: sum of s^2 x x^T, in tiles of the upper
- * triangle, on all cores. The products are those of the CPU backend's own f32 kernels: a tile is the
- * transposed rows times themselves. Knows rows, not models. */
+/* Sums of squares and of products over many rows of activations: sum of s^2 x x^T, in tiles of the
+ * upper triangle, on all cores. The products are those of the CPU backend's own f32 kernels: a
+ * tile is the transposed rows times themselves. Knows rows, not models. */
 #ifndef ERN_CONVERT_GRAM_H
 #define ERN_CONVERT_GRAM_H
 
@@ -20,9 +20,9 @@ typedef struct conv_gram {
     float *tiles;   /* [conv_gram_tiles(n_cols)][128][128] rows of the upper triangle; NULL: none */
 } conv_gram;
 
-ERN_FN size_t conv_gram_tiles(uint32_t n_cols);      /* number of them */
-ERN_FN uint64_t conv_gram_bytes(uint32_t n_cols);    /* of the tiles */
-ERN_FN void conv_gram_clear(conv_gram *gram);        /* all sums to zero */
+ERN_FN size_t conv_gram_tiles(uint32_t n_cols);   /* number of them */
+ERN_FN uint64_t conv_gram_bytes(uint32_t n_cols); /* of the tiles */
+ERN_FN void conv_gram_clear(conv_gram *gram);     /* all sums to zero */
 /* Row i of the triangle, columns i .. n_cols - 1, times `scale`, into or onto out [n_cols - i]. */
 ERN_FN void conv_gram_row(const conv_gram *gram, uint32_t i, float scale, float *out);
 ERN_FN void conv_gram_row_add(const conv_gram *gram, uint32_t i, float scale, float *out);

@@ -1,5 +1,5 @@
-/* Reading the calibration file. Head, index and squares are checked and held; a matrix of moments is
- * read straight into the caller's memory, row by row, when it is asked for. */
+/* Reading the calibration file. Head, index and squares are checked and held; a matrix of moments
+ * is read straight into the caller's memory, row by row, when it is asked for. */
 #include "imatrix_file.h"
 #include "../../src/os.h"
 
@@ -53,8 +53,8 @@ static ernie_status imatrix_check_head(const conv_imatrix *im, ernie_error *erro
     ERN_FAIL_IF(head->file_bytes != im->file.n_bytes, error, ERNIE_FORMAT,
                 "%s: has %llu bytes, its head says %llu", im->name,
                 (unsigned long long)im->file.n_bytes, (unsigned long long)head->file_bytes);
-    ERN_FAIL_IF(ern_hparams_check(&head->hparams, &why) != ERNIE_OK, error, ERNIE_FORMAT,
-                "%s: %s", im->name, why.message);
+    ERN_FAIL_IF(ern_hparams_check(&head->hparams, &why) != ERNIE_OK, error, ERNIE_FORMAT, "%s: %s",
+                im->name, why.message);
     const uint64_t n_entries = conv_entries_count(&head->hparams);
     ERN_FAIL_IF(n_entries != head->n_entries, error, ERNIE_FORMAT,
                 "%s: has %u entries, its architecture calls for %llu", im->name, head->n_entries,
@@ -139,13 +139,12 @@ static ernie_status imatrix_check_index(conv_imatrix *im, uint64_t *end, ernie_e
         if (status != ERNIE_OK) return status;
         if (expected.kind == ERN_QKV) im->layer_begin[expected.layer] = i;
         const bool common = im->entries[i].moment == CONV_MOMENT_COMMON;
-        ERN_FAIL_IF(common
-                        && im->entries[imatrix_router(im, expected.layer)].moment
-                               != CONV_MOMENT_OWN,
-                    error, ERNIE_FORMAT, "%s: layer %u shares moments that it does not have",
-                    im->name, expected.layer);
-        im->moments[i] = (conv_moments){ im->entries[i].n, expected.n_cols, im->entries[i].moment,
-                                         NULL };
+        ERN_FAIL_IF(
+            common && im->entries[imatrix_router(im, expected.layer)].moment != CONV_MOMENT_OWN,
+            error, ERNIE_FORMAT, "%s: layer %u shares moments that it does not have", im->name,
+            expected.layer);
+        im->moments[i] =
+            (conv_moments){ im->entries[i].n, expected.n_cols, im->entries[i].moment, NULL };
         n_squares += expected.n_cols;
     }
     im->layer_begin[im->head.hparams.n_layers] = i - 1;
@@ -246,7 +245,10 @@ ERN_FN ernie_status conv_imatrix_check(const conv_imatrix *im, const ern_hparams
                                        ernie_error *error)
 {
     const ern_hparams *own = &im->head.hparams;
-#define IMATRIX_SAME(field) { #field, own->field, hp->field }
+#define IMATRIX_SAME(field)           \
+    {                                 \
+#field, own->field, hp->field \
+    }
     const struct {
         const char *name;
         uint32_t own, wanted;
@@ -347,8 +349,8 @@ static ernie_status imatrix_read_triangle(const conv_imatrix *im, size_t i, floa
     return ERNIE_OK;
 }
 
-/* Scale a block of the upper triangle by its diagonal, and mirror it; a block at a time, since the mirror
- * image is written column by column. */
+/* Scale a block of the upper triangle by its diagonal, and mirror it; a block at a time, since the
+ * mirror image is written column by column. */
 static bool imatrix_mirror(float *out, size_t n, size_t i_begin, size_t j_begin)
 {
     const size_t i_end = ern_min_size(n, i_begin + IMATRIX_BLOCK);
@@ -363,8 +365,8 @@ static bool imatrix_mirror(float *out, size_t n, size_t i_begin, size_t j_begin)
     return finite;
 }
 
-/* Scale the triangle to the diagonal `square` and mirror it. The scales wait in the diagonal, which is
- * written last. */
+/* Scale the triangle to the diagonal `square` and mirror it. The scales wait in the diagonal,
+ * which is written last. */
 static ernie_status imatrix_finish(const conv_imatrix *im, const conv_moments *moments, float *out,
                                    ernie_error *error)
 {

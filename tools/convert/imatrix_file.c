@@ -43,13 +43,17 @@ static void imatrix_expected(const ern_hparams *hp, uint32_t layer, uint32_t ste
     } else if (step == 1) {
         imatrix_set(entry, ERN_ATTN_OUT, hp->n_heads * hp->head_dim);
     } else if (!ern_layer_is_moe(hp, layer)) {
-        if (step == 2) imatrix_set(entry, ERN_FFN_GATE_UP, hp->hidden_size);
-        else imatrix_set(entry, ERN_FFN_DOWN, hp->intermediate_size);
+        if (step == 2)
+            imatrix_set(entry, ERN_FFN_GATE_UP, hp->hidden_size);
+        else
+            imatrix_set(entry, ERN_FFN_DOWN, hp->intermediate_size);
     } else if (step == 2) {
         imatrix_set(entry, ERN_ROUTER, hp->hidden_size);
     } else if (step < first_expert) {
-        if (step == 3) imatrix_set(entry, ERN_SHARED_GATE_UP, hp->hidden_size);
-        else imatrix_set(entry, ERN_SHARED_DOWN, hp->shared_intermediate_size);
+        if (step == 3)
+            imatrix_set(entry, ERN_SHARED_GATE_UP, hp->hidden_size);
+        else
+            imatrix_set(entry, ERN_SHARED_DOWN, hp->shared_intermediate_size);
     } else {
         const uint32_t i = step - first_expert;
         imatrix_set(entry, ERN_EXPERT, i % 2 ? hp->moe_intermediate_size : hp->hidden_size);
@@ -79,8 +83,8 @@ ERN_FN bool conv_entries_next(conv_entries *at, conv_imatrix_entry *expected)
 
 ERN_FN bool conv_moment_allowed(const conv_imatrix_entry *entry, unsigned moment)
 {
-    const bool common = entry->kind == ERN_SHARED_GATE_UP
-                        || (entry->kind == ERN_EXPERT && !entry->second);
+    const bool common =
+        entry->kind == ERN_SHARED_GATE_UP || (entry->kind == ERN_EXPERT && !entry->second);
     if (moment == CONV_MOMENT_COMMON) return common;
     return moment == CONV_MOMENT_NONE
            || (moment == CONV_MOMENT_OWN && entry->kind != ERN_SHARED_GATE_UP);
@@ -94,5 +98,7 @@ ERN_FN void conv_entry_name(const conv_imatrix_entry *entry, char name[64])
     char text[64];
     ern_record_name(&record, ERN_LAYERS_MAX, text);
     snprintf(name, 64, "%.50s%s", text,
-             entry->kind != ERN_EXPERT ? "" : entry->second ? ".down" : ".gate_up");
+             entry->kind != ERN_EXPERT ? ""
+             : entry->second           ? ".down"
+                                       : ".gate_up");
 }

@@ -1,5 +1,5 @@
-/* The calibration file as it lies on disk, shared by its reader and its writer. docs/IMATRIX.md is the
- * prose. Little endian, no padding inside structs, reserved bytes zero.
+/* The calibration file as it lies on disk, shared by its reader and its writer. docs/IMATRIX.md is
+ * the prose. Little endian, no padding inside structs, reserved bytes zero.
  *
  *     head      512 bytes
  *     index     conv_imatrix_entry [n_entries], in the order of conv_entries_next
@@ -7,8 +7,9 @@
  *     moments   for each entry with moments of its own, in index order: the upper triangle of its
  *               matrix row by row, f32
  *
- * Index, squares and each matrix are followed by zeros up to a multiple of 64, which their checksums
- * cover. Every place follows from what stands before it: the file holds no offsets that could lie. */
+ * Index, squares and each matrix are followed by zeros up to a multiple of 64, which their
+ * checksums cover. Every place follows from what stands before it: the file holds no offsets that
+ * could lie. */
 #ifndef ERN_CONVERT_IMATRIX_FILE_H
 #define ERN_CONVERT_IMATRIX_FILE_H
 
@@ -48,8 +49,8 @@ typedef struct conv_imatrix_entry {
 _Static_assert(sizeof(conv_imatrix_head) == 512, "head");
 _Static_assert(sizeof(conv_imatrix_entry) == 32, "entry");
 
-/* The entries that a model has, one after the other: kind, layer, expert, second and n_cols are filled
- * in, the rest is zero.
+/* The entries that a model has, one after the other: kind, layer, expert, second and n_cols are
+ * filled in, the rest is zero.
  *
  *     each layer:  QKV  ATTN_OUT, then
  *                  dense:    FFN_GATE_UP  FFN_DOWN
@@ -66,7 +67,7 @@ ERN_FN bool conv_entries_next(conv_entries *entries, conv_imatrix_entry *expecte
 ERN_FN uint64_t conv_entries_count(const ern_hparams *hparams);
 ERN_FN uint32_t conv_entries_of_layer(const ern_hparams *hparams, uint32_t layer);
 
-/* May this entry have those moments? Only the inputs that are the layer's common one can share it. */
+/* May this entry have those moments? Only what reads the layer's common input can share its. */
 ERN_FN bool conv_moment_allowed(const conv_imatrix_entry *entry, unsigned moment);
 
 /* "layers.3.experts.17.down", "head" into name [64]. */

@@ -1,5 +1,5 @@
-/* Places first, matrices as they come, index, squares and head last: the part file is complete before
- * it is renamed. */
+/* Places first, matrices as they come, index, squares and head last: the part file is complete
+ * before it is renamed. */
 #include "imatrix_write.h"
 
 ERN_FN ernie_status conv_imatrix_out_begin(conv_imatrix_out *out, const ern_hparams *hparams,
@@ -74,7 +74,8 @@ ERN_FN ernie_status conv_imatrix_out_commit(conv_imatrix_out *out, ernie_error *
     if (status == ERNIE_OK)
         status = conv_out_write(&out->out, sizeof *head, out->entries, index, NULL, error);
     if (status == ERNIE_OK)
-        status = conv_out_write(&out->out, sizeof *head + index, out->squares, squares, NULL, error);
+        status =
+            conv_out_write(&out->out, sizeof *head + index, out->squares, squares, NULL, error);
     return status == ERNIE_OK ? conv_out_commit(&out->out, error) : status;
 }
 

@@ -16,8 +16,8 @@ typedef struct conv_imatrix_out {
     uint64_t n_squares;
 } conv_imatrix_out;
 
-/* Make the list of a model's entries; the caller then chooses `moment` of each and fills in what the
- * head says of the run. ERNIE_NO_MEMORY. */
+/* Make the list of a model's entries; the caller then chooses `moment` of each and fills in what
+ * the head says of the run. ERNIE_NO_MEMORY. */
 ERN_FN ernie_status conv_imatrix_out_begin(conv_imatrix_out *out, const ern_hparams *hparams,
                                            const ernie_allocator *allocator, ernie_error *error);
 /* Settle the places, open PATH.part and reserve its room on the disk. */

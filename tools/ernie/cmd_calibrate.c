@@ -11,7 +11,7 @@ static const double CALIBRATE_MIB = 1024.0 * 1024.0;
 
 /* All documents, one after the other. */
 typedef struct calibrate_texts {
-    int32_t *ids;    /* [n_ids] */
+    int32_t *ids;     /* [n_ids] */
     uint32_t *n_each; /* [n] */
     size_t n_ids, ids_capacity, n, capacity;
 } calibrate_texts;
@@ -123,9 +123,10 @@ int cmd_calibrate(cli_context *cli)
     calibrate_texts texts = { 0 };
     uint64_t n_documents = 0;
     if (cli->options.common && cli->options.diagonal)
-        return cli_fail(cli, CLI_USAGE,
-                        "options --common and --diagonal exclude each other: without second moments "
-                        "there are none to share");
+        return cli_fail(
+            cli, CLI_USAGE,
+            "options --common and --diagonal exclude each other: without second moments "
+            "there are none to share");
     int status = cli_check_new_out(cli, cli->options.positional[2]);
     if (status == CLI_OK) status = cli_open_model(cli, &model);
     if (status == CLI_OK)

@@ -1,6 +1,6 @@
-/* ernie eval: how well the model predicts text it is given, as the mean negative log-likelihood of a
- * token, and how far it is from another model of the same vocabulary. Every document starts from an
- * empty session. */
+/* ernie eval: how well the model predicts text it is given, as the mean negative log-likelihood of
+ * a token, and how far it is from another model of the same vocabulary. Every document starts from
+ * an empty session. */
 #include "cli.h"
 #include "documents.h"
 #include "interrupt.h"
@@ -35,8 +35,8 @@ typedef struct eval_state {
     eval_distance distance;
 } eval_state;
 
-/* The logarithm of the sum of exp(logits), and the first of the largest. Padding rows are -infinity and
- * add nothing. */
+/* The logarithm of the sum of exp(logits), and the first of the largest. Padding rows are
+ * -infinity and add nothing. */
 typedef struct eval_row {
     const float *logits; /* [n_vocab] */
     double log_sum;
@@ -68,8 +68,7 @@ static double eval_kl(const eval_row *base, const eval_row *row, size_t n)
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
         const float p = expf(base->logits[i] - (float)base->log_sum);
-        if (p > 0.0f)
-            sum += (double)p * ((double)base->logits[i] - (double)row->logits[i] + shift);
+        if (p > 0.0f) sum += (double)p * ((double)base->logits[i] - (double)row->logits[i] + shift);
     }
     return sum > 0 ? sum : 0; /* rounding may leave it just below */
 }
@@ -125,7 +124,8 @@ static int eval_document(const int32_t *ids, size_t n, void *user)
         status = ernie_session_rewind(eval->base.session, 0, &error);
     for (size_t at = 0; at + 1 < n && status == ERNIE_OK; at += eval->piece_max) {
         const size_t rest = n - 1 - at;
-        status = eval_piece(eval, ids + at, rest < eval->piece_max ? rest : eval->piece_max, &error);
+        status =
+            eval_piece(eval, ids + at, rest < eval->piece_max ? rest : eval->piece_max, &error);
     }
     if (status != ERNIE_OK) return cli_fail_error(eval->cli, NULL, &error);
     if (n) eval->n_tokens += n - 1;
@@ -245,12 +245,11 @@ int cmd_eval(cli_context *cli)
     eval_state eval = { .cli = cli };
     int status = eval_open(&eval);
     if (status == CLI_OK)
-        status = documents_read(cli, eval.subject.model, eval.n_max, path, "scoring",
-                                eval_document, &eval, &eval.n_documents);
+        status = documents_read(cli, eval.subject.model, eval.n_max, path, "scoring", eval_document,
+                                &eval, &eval.n_documents);
     if (status == CLI_OK && eval.n_tokens == 0)
-        status =
-            cli_fail(cli, CLI_FAILED,
-                     "%s: nothing to score, expected a document of two tokens or more", path);
+        status = cli_fail(cli, CLI_FAILED,
+                          "%s: nothing to score, expected a document of two tokens or more", path);
     if (status == CLI_OK) eval_print(&eval);
     free(eval.distance.kl_of);
     eval_close(&eval.subject);

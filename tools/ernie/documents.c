@@ -41,8 +41,8 @@ static int documents_line(documents *d, const char *line, size_t n_line, size_t 
                           json_error.text);
     else if (!json_is_string(text))
         status =
-            cli_fail(d->cli, CLI_FAILED,
-                     "%s: line %zu has no \"text\", expected {\"text\": ...}", d->path, number);
+            cli_fail(d->cli, CLI_FAILED, "%s: line %zu has no \"text\", expected {\"text\": ...}",
+                     d->path, number);
     else if (cli_tokenize(d->model, json_string_value(text), json_string_length(text),
                           ERNIE_TOKENIZE_SPECIAL, &d->ids, &error)
              != ERNIE_OK)
