@@ -25,8 +25,7 @@ static void fuzz_gguf_model(const conv_gguf *gguf, const conv_tensors *tensors)
     char name[256];
     const ern_log log = { 0 };
     const ernie_allocator *allocator = ern_allocator_default();
-    conv_text_files files = { .tokenizer = { .allocator = allocator },
-                              .chat = { .allocator = allocator } };
+    conv_text_files files;
     ernie_error error = { ERNIE_OK, "" };
     conv_gguf_model_name(gguf, name);
     if (conv_gguf_config(&config, gguf, tensors, &log, &error) != ERNIE_OK) return;

@@ -212,6 +212,7 @@ ERN_FN ernie_status conv_gguf_text_load(conv_text_files *files, const conv_gguf 
     bool found;
     conv_bytes chat_template = { .allocator = allocator };
     gguf_text text = { .gguf = gguf, .error = error };
+    conv_text_files_begin(files, allocator);
     conv_vocab_begin(&text.vocab, allocator);
     ernie_status status = gguf_text_kind(gguf, &found, log, error);
     if (status == ERNIE_OK && found) status = gguf_text_find(&text, vocab_size);
