@@ -34,10 +34,11 @@ absent b.ernie.part
 bad 1 'a.ernie: exists already' convert nothing a.ernie
 bad 1 '/nowhere/b.ernie: cannot be created: No such file' convert nothing /nowhere/b.ernie
 printf 'GGUF\003\0\0\0' >x.gguf
-bad 1 'convert: x.gguf: is a GGUF file; ernie converts published safetensors checkpoints (the -PT layout)' \
-    convert x.gguf b.ernie
-bad 1 'convert: a.ernie: is not a directory, expected the one that holds config.json and *.safetensors' \
+bad 1 'convert: x.gguf: is truncated: 8 bytes hold no GGUF header' convert x.gguf b.ernie
+absent b.ernie
+bad 1 'convert: a.ernie: is neither a GGUF file nor the directory that holds config.json and *.safetensors' \
     convert a.ernie b.ernie
+bad 1 'convert: absent.gguf: cannot be opened: No such file or directory' convert absent.gguf b.ernie
 bad 1 'is a directory' convert nothing "$PWD" --force
 
 # micro-moe is whole, but has no tokenizer.
@@ -73,6 +74,34 @@ if [ -d "$CHECKPOINT" ]; then
         >untied/config.json
     ok convert untied untied.ernie --force
     says err '^ernie convert: config\.json: unknown and left out: mystery$'
+
+    # The same model as GGUF: the same weights, the same numbers.
+    if [ -n "$PYTHON" ]; then
+        ok convert "$CHECKPOINT" wanted.ernie --type f32 --name micro
+        ok logits wanted.ernie --ids 5,6,7
+        mv out wanted.json
+        for kind in f32 bf16; do
+            "$PYTHON" "$(dirname "$0")/gguf_from_checkpoint.py" "$CHECKPOINT" micro.gguf $kind
+            ok convert micro.gguf micro.ernie --type f32 --force
+            says out '^micro\.ernie: [0-9.]+ MiB from [0-9.]+ MiB in [0-9.]+ s$'
+            says err '^ernie convert: no tokenizer in the metadata: '
+            ok logits micro.ernie --ids 5,6,7
+            same out wanted.json
+            same micro.ernie wanted.ernie
+        done
+        ok info micro.ernie --json
+        json 'v["name"] == "micro" and v["experts"] == 8'
+        head -c 5000 micro.gguf >cut.gguf
+        bad 1 'convert: cut.gguf: is truncated: ' convert cut.gguf d.ernie
+        sed 's/ernie4_5-moe/ernie4_5-mow/' micro.gguf >other.gguf
+        bad 1 'convert: other.gguf: general.architecture is "ernie4_5-mow", known are' \
+            convert other.gguf d.ernie
+        sed 's/blk.1.attn_q/blk.1.attn_p/' micro.gguf >other.gguf
+        bad 1 'convert: other.gguf: tensor "blk.1.attn_q.weight" is missing' convert other.gguf d.ernie
+        absent d.ernie
+        absent d.ernie.part
+        rm -f ./*.gguf
+    fi
 
     mkdir paddle
     cp "$CHECKPOINT"/config.json paddle/

@@ -1,11 +1,13 @@
-/* The converter under every failure: each allocation (ours and jansson's), each call to the operating
- * system, a cancellation at each of these moments. A status and a sentence, nothing leaks, no file
- * and no .part is left, and an older file at the output's place stays as it was. */
+/* The converter, from checkpoints and from GGUF, under every failure: each allocation (ours and
+ * jansson's), each call to the operating system, a cancellation at each of these moments. A status
+ * and a sentence, nothing leaks, no file and no .part is left, and an older file at the output's
+ * place stays as it was. */
 #include "calls.h"
 #include "raiser.h"
 
 #include "../../tools/convert/synth.h"
 #include "../unit/convert_run.h"
+#include "../unit/gguf_file.h"
 #include "../unit/test_allocator.h"
 
 #include <jansson.h>
@@ -13,20 +15,36 @@
 /* ---- The checkpoint, and the two makers of files ------------------------------------------- */
 
 static const char older[] = "older";
-static file_bytes converted, synthesized; /* what comes out when nothing fails */
+static file_bytes converted, imported, synthesized; /* what comes out when nothing fails */
 
 static test_allocator counter;
 static ernie_allocator allocator;
 static ernie_cancel cancel;
 
-static ernie_status convert(unsigned n_threads, ernie_error *error)
+static ernie_status convert_source(const char *source, unsigned n_threads, ernie_error *error)
 {
     const ern_convert_options options = { .type = "w4",
                                           .chat = "plain",
                                           .n_threads = n_threads,
                                           .cancel = &cancel,
                                           .allocator = &allocator };
-    return ern_convert(in_dir, out_file, &options, error);
+    return ern_convert(source, out_file, &options, error);
+}
+
+static ernie_status convert(unsigned n_threads, ernie_error *error)
+{
+    return convert_source(in_dir, n_threads, error);
+}
+
+/* The first of two parts. */
+static const char *gguf_path(unsigned part)
+{
+    return checkpoint_path(in_dir, part == 0 ? "x-00001-of-00002.gguf" : "x-00002-of-00002.gguf");
+}
+
+static ernie_status import(unsigned n_threads, ernie_error *error)
+{
+    return convert_source(gguf_path(0), n_threads, error);
 }
 
 static ernie_status synthesize(unsigned n_threads, ernie_error *error)
@@ -51,6 +69,7 @@ static const maker makers[] = {
     { "convert", convert, &converted, 1 },
     { "convert, three threads", convert, &converted, 3 },
     { "synth", synthesize, &synthesized, 2 },
+    { "GGUF", import, &imported, 1 },
 };
 
 static void begin_trial(void)
@@ -313,7 +332,30 @@ static file_bytes make_untroubled(const maker *m)
     return read_file(out_file);
 }
 
-/* Every kind of file that a checkpoint can have. */
+/* Of `model`, its fields set: embedding and layers apart, a type of blocks in them. */
+static void write_gguf(void)
+{
+    gguf_file g;
+    gguf_begin(&g);
+    gguf_metadata(&g, &model);
+    gguf_vocabulary(&g, &model);
+    gguf_u32(&g, "split.no", 0);
+    gguf_u32(&g, "split.count", 2);
+    gguf_u32(&g, "split.tensors.count", 2 + 9 + 14);
+    gguf_matrix(&g, &model, "token_embd.weight", model.vocab, model.hidden, false, "embed", 0, 0);
+    gguf_vector(&g, "output_norm.weight", model.hidden, "norm", 0);
+    gguf_write(&g, gguf_path(0));
+    gguf_free(&g);
+    gguf_begin(&g);
+    g.type = CONV_GGML_Q5_1;
+    gguf_u32(&g, "split.no", 1);
+    gguf_u32(&g, "split.count", 2);
+    for (unsigned layer = 0; layer < model.n_layers; layer++) gguf_layer(&g, &model, layer);
+    gguf_write(&g, gguf_path(1));
+    gguf_free(&g);
+}
+
+/* Every kind of file that a checkpoint can have, and GGUF in two parts. */
 static int setup(void **state)
 {
     checkpoint_bytes pieces;
@@ -332,14 +374,22 @@ static int setup(void **state)
                         "{\"add_bos_token\": false, \"chat_template\": \"{{ messages }}\"}");
     checkpoint_put_text(in_dir, "generation_config.json",
                         "{\"do_sample\": true, \"temperature\": 0.8, \"top_p\": 0.7}");
+    checkpoint_begin(&model, true);
+    model.hidden = model.width = model.expert_width = 64;
+    model.n_heads = 4;
+    model.head_dim = 16;
+    model.n_layers = 2;
+    write_gguf();
     converted = make_untroubled(&makers[0]);
     synthesized = make_untroubled(&makers[2]);
+    imported = make_untroubled(&makers[3]);
     return 0;
 }
 
 static int teardown(void **state)
 {
     free(converted.data);
+    free(imported.data);
     free(synthesized.data);
     return run_teardown(state);
 }

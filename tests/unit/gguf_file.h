@@ -316,4 +316,29 @@ static inline void gguf_metadata(gguf_file *g, const checkpoint *c)
 #undef GGUF_KEY
 }
 
+/* The pieces of checkpoint_tokenizer, and padding up to the model's rows. */
+static inline void gguf_vocabulary(gguf_file *g, const checkpoint *c)
+{
+    static const char *const named[] = { "<unk>", "<s>", "</s>", "a", "b", "ab" };
+    static const float scores[] = { 0, 0, 0, -1, -2, 0 };
+    static const uint32_t types[] = { 2, 3, 3, 1, 1, 1 };
+    const unsigned n_named = 6, n_pieces = n_named + 256;
+    char text[32];
+    gguf_text(g, "tokenizer.ggml.model", "llama");
+    gguf_array(g, "tokenizer.ggml.tokens", CONV_GGUF_STRING, c->vocab);
+    for (unsigned id = 0; id < c->vocab; id++) {
+        snprintf(text, sizeof text, "[PAD%u]", id);
+        if (id < n_named) snprintf(text, sizeof text, "%s", named[id]);
+        if (id >= n_named && id < n_pieces) snprintf(text, sizeof text, "<0x%02X>", id - n_named);
+        gguf_put_text(&g->pairs, text, strlen(text));
+    }
+    gguf_array(g, "tokenizer.ggml.scores", CONV_GGUF_F32, c->vocab);
+    for (unsigned id = 0; id < c->vocab; id++)
+        gguf_put(&g->pairs, &scores[id < n_named ? id : 0], sizeof *scores);
+    gguf_array(g, "tokenizer.ggml.token_type", CONV_GGUF_I32, c->vocab);
+    for (unsigned id = 0; id < c->vocab; id++)
+        gguf_put_number(&g->pairs, id < n_named ? types[id] : id < n_pieces ? 6 : 5, 4);
+    gguf_text(g, "tokenizer.chat_template", "{{ messages }}");
+}
+
 #endif

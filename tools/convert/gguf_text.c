@@ -148,10 +148,13 @@ static ernie_status gguf_text_find_user_defined(gguf_text *text)
     conv_vocab *vocab = &text->vocab;
     conv_bytes section = { .allocator = vocab->allocator };
     ern_tokenizer *tokenizer = NULL;
-    ERN_FAIL_IF(!conv_vocab_write(vocab, &section), text->error, ERNIE_NO_MEMORY,
-                "no memory for a tokenizer of %zu pieces", vocab->n);
-    const ernie_status status =
-        ern_tokenizer_open(&tokenizer, section.data, section.n, vocab->allocator, text->error);
+    ernie_status status = ERNIE_OK;
+    if (!conv_vocab_write(vocab, &section))
+        status = ern_error_set(text->error, ERNIE_NO_MEMORY,
+                               "no memory for a tokenizer of %zu pieces", vocab->n);
+    if (status == ERNIE_OK)
+        status =
+            ern_tokenizer_open(&tokenizer, section.data, section.n, vocab->allocator, text->error);
     for (size_t i = 0; i < vocab->n && status == ERNIE_OK; i++) {
         conv_piece *piece = &vocab->pieces[i];
         const char *bytes = (const char *)vocab->text.data + piece->text;
@@ -209,6 +212,7 @@ ERN_FN ernie_status conv_gguf_text_load(conv_text_files *files, const conv_gguf 
     bool found;
     conv_bytes chat_template = { .allocator = allocator };
     gguf_text text = { .gguf = gguf, .error = error };
+    conv_text_files_begin(files, allocator);
     conv_vocab_begin(&text.vocab, allocator);
     ernie_status status = gguf_text_kind(gguf, &found, log, error);
     if (status == ERNIE_OK && found) status = gguf_text_find(&text, vocab_size);

@@ -225,6 +225,13 @@ static ernie_status tf_write_chat(conv_text_files *files, const ern_tokenizer *t
 
 /* ---- The whole ------------------------------------------------------------------------------- */
 
+ERN_FN void conv_text_files_begin(conv_text_files *files, const ernie_allocator *allocator)
+{
+    *files = (conv_text_files){ .tokenizer = { .allocator = allocator },
+                                .chat = { .allocator = allocator },
+                                .turn_end_id = -1 };
+}
+
 ERN_FN ernie_status conv_text_files_write(conv_text_files *files, const conv_vocab *vocab,
                                           const conv_bytes *chat_template, const char *chat,
                                           const ernie_allocator *allocator, const ern_log *log,
@@ -232,9 +239,6 @@ ERN_FN ernie_status conv_text_files_write(conv_text_files *files, const conv_voc
 {
     ern_tokenizer *tokenizer = NULL;
     ernie_status status = ERNIE_OK;
-    *files = (conv_text_files){ .tokenizer = { .allocator = allocator },
-                                .chat = { .allocator = allocator },
-                                .turn_end_id = -1 };
     if (vocab) {
         ERN_FAIL_IF(!conv_vocab_write(vocab, &files->tokenizer), error, ERNIE_NO_MEMORY,
                     "no memory for a tokenizer of %zu pieces", vocab->n);
@@ -255,6 +259,7 @@ ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir
     bool found = false;
     conv_bytes text = { .allocator = allocator };
     tf_load load = { .dir = dir, .vocab_size = vocab_size, .allocator = allocator, .error = error };
+    conv_text_files_begin(files, allocator);
     conv_vocab_begin(&load.vocab, allocator);
     ernie_status status =
         conv_json_load(&load.config, dir, tf_config_file, false, allocator, error);

@@ -20,9 +20,11 @@ ERN_FN ernie_status conv_text_files_load(conv_text_files *files, const char *dir
                                          uint32_t vocab_size, const char *chat,
                                          const ernie_allocator *allocator, const ern_log *log,
                                          ernie_error *error);
-/* The same from a vocabulary (NULL: none) and a chat template (empty: none) that come from elsewhere.
- * The tokenizer section goes once through the library's own reader, so that what is written can be
- * opened. */
+
+/* The same from a vocabulary (NULL: none) and a chat template (empty: none) that come from
+ * elsewhere, into files that were begun. The tokenizer section goes once through the library's own
+ * reader, so that what is written can be opened. */
+ERN_FN void conv_text_files_begin(conv_text_files *files, const ernie_allocator *allocator);
 ERN_FN ernie_status conv_text_files_write(conv_text_files *files, const conv_vocab *vocab,
                                           const conv_bytes *chat_template, const char *chat,
                                           const ernie_allocator *allocator, const ern_log *log,

@@ -167,7 +167,7 @@ static const option_row option_rows[] = {
     { "chat", 0, "F", OPTION_CHOICE, COMMAND_CONVERT, AT(chat), 0, 0, "plain|thinking|none",
       "chat format: plain, thinking or none [as the checkpoint's template says]" },
     { "name", 0, "S", OPTION_TEXT, COMMAND_CONVERT, AT(name), 0, 0, NULL,
-      "what the file calls itself [the directory's name]" },
+      "what the file calls itself [the directory's name, or a GGUF file's own]" },
     { "preset", 0, "P", OPTION_CHOICE, WRITERS, AT(preset), 0, 0, PRESETS,
       "a mix of types by size: tiny, small, medium or large, in place of --type" },
     { "imatrix", 0, "FILE", OPTION_TEXT, COMMAND_CONVERT, AT(imatrix), 0, 0, NULL,
