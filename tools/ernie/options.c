@@ -176,7 +176,7 @@ static const option_row option_rows[] = {
     { "imatrix", 0, "FILE", OPTION_TEXT, COMMAND_CONVERT, AT(imatrix), 0, 0, NULL,
       "statistics from ernie calibrate: less is lost at the same size" },
     { "fast", 0, NULL, OPTION_FLAG, COMMAND_CONVERT, AT(fast), 0, 0, NULL,
-      "search less for c4, c3 and c2: two thirds of the time, a little more lost" },
+      "search less for c4, c3 and c2: less than half of the time, a little more lost" },
     { "threads", 0, "N", OPTION_COUNT, WRITERS | COMMAND_CALIBRATE, AT(n_threads), 1, THREADS_MAX, NULL,
       "worker threads [one per physical core]" },
     { "force", 0, NULL, OPTION_FLAG, WRITERS | COMMAND_CALIBRATE, AT(force), 0, 0, NULL,
