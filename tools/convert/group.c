@@ -228,20 +228,24 @@ static ERN_INLINE void group_w4_search(group_lanes *target, const float *weight,
     }
 }
 
-/* Code a block column by column; what a column leaves is made good by those after it. */
+/* Code a block column by column; what a column leaves is made good by those after it. Errors are those
+ * of what the block was asked for, not of what earlier columns of it then asked of a column: `inner`
+ * holds the factor's own rows, which have that in them. */
 static ERN_INLINE void group_w4_block(const conv_feedback *feedback, size_t b, group_lanes *target,
                                       const float *scale, group_lanes *value,
                                       int32_t code[GROUP_COLS][GROUP_ROWS])
 {
     const float *inner = feedback->inner ? feedback->inner + b * GROUP_COLS * GROUP_COLS : NULL;
     const float *stretch = feedback->stretch ? feedback->stretch + b * GROUP_COLS : NULL;
+    group_lanes wanted[GROUP_COLS];
+    memcpy(wanted, target, sizeof wanted);
     for (size_t c = 0; c < GROUP_COLS; c++) {
         float x[GROUP_ROWS], level[GROUP_ROWS], left[GROUP_ROWS];
         for (size_t r = 0; r < GROUP_ROWS; r++) x[r] = target[c][r] / scale[r];
         group_w4_nearest(x, level, code[c]);
         for (size_t r = 0; r < GROUP_ROWS; r++) {
             value[c][r] = scale[r] * level[r];
-            left[r] = target[c][r] - value[c][r];
+            left[r] = wanted[c][r] - value[c][r];
         }
         for (size_t k = c + 1; k < GROUP_COLS && inner; k++) {
             const float by = inner[c * GROUP_COLS + k] * (stretch ? stretch[c] / stretch[k] : 1.0f);
