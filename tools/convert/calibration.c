@@ -13,6 +13,7 @@
  * no difference from 0.01 to 0.3. */
 #define CALIBRATION_DAMPING     0.3f
 #define CALIBRATION_DAMPING_MAX 30.0f
+#define CALIBRATION_STRETCH_MAX 1e6f /* and one over it: errors and what they pull stay finite */
 
 static void calibration_lock(conv_calibration *calibration)
 {
@@ -181,8 +182,11 @@ static ernie_status calibration_stretch(conv_calibration *calibration, const con
     float *stretch = use->stretch = ern_alloc(calibration->allocator, use->stretch_bytes);
     ERN_FAIL_IF(!stretch, error, ERNIE_NO_MEMORY, "no memory for the statistics of %u channels",
                 (unsigned)own->n_cols);
-    for (size_t i = 0; i < n; i++)
-        stretch[i] = i < own->n_cols ? sqrtf(own->square[i] / common->square[i]) : 1.0f;
+    for (size_t i = 0; i < n; i++) {
+        const float by = i < own->n_cols ? sqrtf(own->square[i] / common->square[i]) : 1.0f;
+        const float at_least = by > 1 / CALIBRATION_STRETCH_MAX ? by : 1 / CALIBRATION_STRETCH_MAX;
+        stretch[i] = at_least < CALIBRATION_STRETCH_MAX ? at_least : CALIBRATION_STRETCH_MAX;
+    }
     use->feedback.stretch = stretch;
     return ERNIE_OK;
 }
@@ -227,3 +231,4 @@ ERN_FN void conv_calibration_give(conv_calibration *calibration, conv_calibratio
 
 #undef CALIBRATION_DAMPING
 #undef CALIBRATION_DAMPING_MAX
+#undef CALIBRATION_STRETCH_MAX

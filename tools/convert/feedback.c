@@ -79,12 +79,13 @@ ERN_FN float *conv_feedback_moments(void *work) { return work; }
 /* ---- Factoring ------------------------------------------------------------------------------- */
 
 /* Spread the rows of [n_cols][n_cols] to [n][n], scale to a mean diagonal of 1 and damp. Padding
- * columns get a diagonal of 1 and touch nothing. */
-static void feedback_prepare(float *h, size_t n_cols, size_t n, float damping)
+ * columns get a diagonal of 1 and touch nothing. false when the moments are too small for that. */
+static bool feedback_prepare(float *h, size_t n_cols, size_t n, float damping)
 {
     double trace = 0;
     for (size_t i = 0; i < n_cols; i++) trace += (double)h[i * n_cols + i];
     const float scale = (float)((double)n_cols / trace);
+    if (!isfinite(scale)) return false;
     for (size_t i = n; i-- > 0;) {
         float *row = h + i * n;
         if (i < n_cols) {
@@ -94,6 +95,7 @@ static void feedback_prepare(float *h, size_t n_cols, size_t n, float damping)
         }
         for (size_t j = i < n_cols ? n_cols : 0; j < n; j++) row[j] = i == j ? 1.0f : 0.0f;
     }
+    return true;
 }
 
 /* The 32 x 32 corner at p of h [n][n]: R with R R' = corner, zeros below the diagonal. */
@@ -243,8 +245,7 @@ ERN_FN bool conv_feedback_make(conv_feedback *feedback, void *work, uint32_t n_c
 {
     const size_t n = feedback_padded(n_cols);
     float *h = work, *panel = h + n * n;
-    feedback_prepare(h, n_cols, n, damping);
-    if (!feedback_factor(h, n, panel)) return false;
+    if (!feedback_prepare(h, n_cols, n, damping) || !feedback_factor(h, n, panel)) return false;
     for (size_t p = 0; p < n; p += FEEDBACK_BLOCK) feedback_block(feedback, h, n, p);
     for (size_t i = n_cols; i < n; i++) feedback->weight[i] = feedback->single[i] = 0;
     return true;

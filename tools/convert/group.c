@@ -84,17 +84,27 @@ static ERN_INLINE void group_keep_error(conv_group *group, const conv_feedback *
     }
 }
 
-static void group_weights(const conv_feedback *feedback, bool single, size_t b,
+/* A row whose row_scale is 0 decodes to zeros, whatever its codes say. */
+static void group_silence(const float row_scale[GROUP_ROWS], group_lanes *value)
+{
+    for (size_t r = 0; r < GROUP_ROWS; r++)
+        for (size_t c = 0; c < GROUP_COLS && row_scale[r] == 0; c++) value[c][r] = 0;
+}
+
+/* The largest is 1; columns that pad a row weigh nothing. */
+static void group_weights(const conv_feedback *feedback, bool single, size_t b, uint32_t n_cols,
                           float weight[GROUP_COLS])
 {
     float largest = 0;
     const float *of = feedback ? (single ? feedback->single : feedback->weight) : NULL;
+    const float *stretch = feedback ? feedback->stretch : NULL;
     for (size_t c = 0; c < GROUP_COLS; c++) {
-        const float by = feedback && feedback->stretch ? feedback->stretch[b * GROUP_COLS + c] : 1.0f;
-        weight[c] = of ? of[b * GROUP_COLS + c] * (by * by) : 1.0f;
+        const size_t column = b * GROUP_COLS + c;
+        const float by = stretch ? stretch[column] : 1.0f;
+        weight[c] = column >= n_cols ? 0.0f : of ? of[column] * (by * by) : 1.0f;
         largest = weight[c] > largest ? weight[c] : largest;
     }
-    for (size_t c = 0; c < GROUP_COLS && !(largest > 0); c++) weight[c] = 1.0f;
+    for (size_t c = 0; c < GROUP_COLS; c++) weight[c] = largest > 0 ? weight[c] / largest : 1.0f;
 }
 
 /* ---- c2, c3, c4 ------------------------------------------------------------------------------ */
@@ -108,15 +118,17 @@ static void group_row_scales(const conv_group *group, unsigned type, uint32_t n_
         double total = 0, loudest = 0;
         for (size_t c = 0; c < n_cols; c += GROUP_COLS) {
             double sum = 0;
-            for (size_t i = c; i < c + GROUP_COLS; i++) {
+            const size_t end = ern_min_size(c + GROUP_COLS, n_cols);
+            for (size_t i = c; i < end; i++) {
                 const double x = (double)group->row[r * group->stride + i];
                 sum += x * x;
             }
+            const double mean = sum / (double)(end - c);
             total += sum;
-            loudest = sum > loudest ? sum : loudest;
+            loudest = mean > loudest ? mean : loudest;
         }
         const float rms = (float)sqrt(total / n_cols);
-        const float of_loudest = (float)sqrt(loudest / GROUP_COLS) * (12.0f / 19.5f);
+        const float of_loudest = (float)sqrt(loudest) * (12.0f / 19.5f);
         row_scale[r] = conv_trellis_row_scale(type, rms > of_loudest ? rms : of_loudest);
         used[r] = row_scale[r];
         if (rms >= GROUP_ROW_PEAK_MIN) continue;
@@ -139,11 +151,14 @@ static ERN_INLINE void group_trellis(const conv_trellis *set, conv_group *group,
     memcpy(out, row_scale, sizeof row_scale);
     for (size_t b = 0; b < n_blocks; b++) {
         group_target(group, feedback, b, block->target);
-        group_weights(feedback, false, b, block->weight);
+        group_weights(feedback, false, b, n_cols, block->weight);
         conv_trellis_encode(set, group->trellis, type, n_tries, block);
-        for (size_t r = 0; r < GROUP_ROWS; r++)
-            scales[b / 2 * GROUP_ROWS + r] |= (unsigned char)(block->q[r] << (b % 2 * 4));
+        for (size_t r = 0; r < GROUP_ROWS; r++) {
+            const unsigned q = row_scale[r] > 0 ? block->q[r] : 0;
+            scales[b / 2 * GROUP_ROWS + r] |= (unsigned char)(q << (b % 2 * 4));
+        }
         memcpy(codes + b * block_bytes, block->word, block_bytes);
+        group_silence(row_scale, block->value);
         group_keep_error(group, feedback, b, block->value);
     }
 }
@@ -168,8 +183,9 @@ static ERN_INLINE void group_w4_nearest(const float *restrict x, float *restrict
     }
 }
 
-/* Weighted squared error of a block at one scale, the columns each by itself; what least squares would
- * make of the scale. */
+/* Weighted squared error of a block at one scale, the columns each by itself, in squares of the scale;
+ * what least squares would make of the scale. Numbers of the weights' own size are not squared: they
+ * may be near the ends of what a float holds. */
 static ERN_INLINE void group_w4_error(group_lanes *target, const float *weight,
                                       const float *scale, float *restrict error,
                                       float *restrict better)
@@ -182,14 +198,14 @@ static ERN_INLINE void group_w4_error(group_lanes *target, const float *weight,
         for (size_t r = 0; r < GROUP_ROWS; r++) x[r] = target[c][r] / scale[r];
         group_w4_nearest(x, level, code);
         for (size_t r = 0; r < GROUP_ROWS; r++) {
-            const float d = target[c][r] - scale[r] * level[r];
+            const float d = x[r] - level[r];
             error[r] += weight[c] * (d * d);
-            cross[r] += weight[c] * (target[c][r] * level[r]);
+            cross[r] += weight[c] * (x[r] * level[r]);
             square[r] += weight[c] * (level[r] * level[r]);
         }
     }
     for (size_t r = 0; r < GROUP_ROWS; r++)
-        better[r] = square[r] > 0 ? cross[r] / square[r] : scale[r];
+        better[r] = square[r] > 0 ? scale[r] * (cross[r] / square[r]) : scale[r];
 }
 
 /* `wanted` to a whole number of steps, 1 .. 255. */
@@ -220,28 +236,33 @@ static ERN_INLINE void group_w4_search(group_lanes *target, const float *weight,
         }
         group_w4_error(target, weight, scale, error, better);
         for (size_t r = 0; r < GROUP_ROWS; r++) {
-            const bool wins = i == 0 || error[r] < best_error[r];
-            best_error[r] = wins ? error[r] : best_error[r];
+            const float in_steps = error[r] * (n[r] * n[r]);
+            const bool wins = i == 0 || in_steps < best_error[r];
+            best_error[r] = wins ? in_steps : best_error[r];
             best_better[r] = wins ? better[r] : best_better[r];
             best[r] = wins ? n[r] : best[r];
         }
     }
 }
 
-/* Code a block column by column; what a column leaves is made good by those after it. */
+/* Code a block column by column; what a column leaves is made good by those after it. Errors are those
+ * of what the block was asked for, not of what earlier columns of it then asked of a column: `inner`
+ * holds the factor's own rows, which have that in them. */
 static ERN_INLINE void group_w4_block(const conv_feedback *feedback, size_t b, group_lanes *target,
                                       const float *scale, group_lanes *value,
                                       int32_t code[GROUP_COLS][GROUP_ROWS])
 {
     const float *inner = feedback->inner ? feedback->inner + b * GROUP_COLS * GROUP_COLS : NULL;
     const float *stretch = feedback->stretch ? feedback->stretch + b * GROUP_COLS : NULL;
+    group_lanes wanted[GROUP_COLS];
+    memcpy(wanted, target, sizeof wanted);
     for (size_t c = 0; c < GROUP_COLS; c++) {
         float x[GROUP_ROWS], level[GROUP_ROWS], left[GROUP_ROWS];
         for (size_t r = 0; r < GROUP_ROWS; r++) x[r] = target[c][r] / scale[r];
         group_w4_nearest(x, level, code[c]);
         for (size_t r = 0; r < GROUP_ROWS; r++) {
             value[c][r] = scale[r] * level[r];
-            left[r] = target[c][r] - value[c][r];
+            left[r] = wanted[c][r] - value[c][r];
         }
         for (size_t k = c + 1; k < GROUP_COLS && inner; k++) {
             const float by = inner[c * GROUP_COLS + k] * (stretch ? stretch[c] / stretch[k] : 1.0f);
@@ -282,7 +303,7 @@ static ERN_INLINE void group_w4_body(conv_group *group, uint32_t n_cols,
         float weight[GROUP_COLS], n[GROUP_ROWS], scale[GROUP_ROWS];
         int32_t code[GROUP_COLS][GROUP_ROWS];
         group_target(group, feedback, b, target);
-        group_weights(feedback, true, b, weight);
+        group_weights(feedback, true, b, n_cols, weight);
         group_w4_search(target, weight, step, n);
         for (size_t r = 0; r < GROUP_ROWS; r++) {
             scale[r] = n[r] * step[r];
@@ -290,6 +311,7 @@ static ERN_INLINE void group_w4_body(conv_group *group, uint32_t n_cols,
         }
         group_w4_block(feedback, b, target, scale, value, code);
         group_w4_pack(code, codes + b * ern_block_bytes(ERN_W4));
+        group_silence(row_scale, value);
         group_keep_error(group, feedback, b, value);
     }
 }

@@ -33,10 +33,11 @@ enum {
     TRELLIS_CLOSED = 1 << 30 /* the cost of a state that is not allowed */
 };
 
-/* 32 steps of at most (TRELLIS_FAR + 63)^2 stay below TRELLIS_CLOSED. A target further away than
- * TRELLIS_FAR levels takes the outermost level in any case. */
+/* 32 steps of at most (TRELLIS_FAR + 63)^2 stay below TRELLIS_CLOSED when their weights' sum is
+ * TRELLIS_UNIT: where one column weighs most, the others keep their fraction bits. A target further
+ * away than TRELLIS_FAR levels takes the outermost level in any case. */
 #define TRELLIS_FAR  200.0f
-#define TRELLIS_UNIT 15.0f
+#define TRELLIS_UNIT 480.0f
 
 typedef int32_t trellis_lanes[TRELLIS_ROWS];
 
@@ -62,15 +63,15 @@ static ERN_INLINE const int8_t *trellis_levels(unsigned type)
 }
 
 /* cost[step][index]: the weighted squared distance from the target to the nearest level of that
- * index. `inverse`: one over a level's worth; `weight` at most 1. */
+ * index. m->inverse: one over a level's worth; `unit`: what a weight of 1 counts. */
 static ERN_INLINE void trellis_costs(unsigned type, trellis_memory *m, const conv_trellis_block *b,
-                                     float weight_inverse)
+                                     float unit)
 {
     const unsigned n_choices = trellis_n_choices(type);
     const int8_t *level = trellis_levels(type);
     for (unsigned step = 0; step < TRELLIS_STEPS; step++) {
         const unsigned column = trellis_column(step);
-        const float weight = b->weight[column] * weight_inverse * TRELLIS_UNIT;
+        const float weight = b->weight[column] * unit;
         float x[TRELLIS_ROWS];
         for (unsigned r = 0; r < TRELLIS_ROWS; r++) {
             const float y = b->target[column][r] * m->inverse[r];
@@ -220,12 +221,11 @@ static ERN_INLINE void trellis_set_scale(trellis_memory *m, const conv_trellis_b
         m->inverse[r] = 1.0f / (b->row_scale[r] * (float)(q[r] + 4u));
 }
 
-static ERN_INLINE float trellis_weight_inverse(const conv_trellis_block *b)
+static ERN_INLINE float trellis_unit(const conv_trellis_block *b)
 {
-    float largest = 0;
-    for (unsigned c = 0; c < TRELLIS_STEPS; c++)
-        largest = b->weight[c] > largest ? b->weight[c] : largest;
-    return 1.0f / largest;
+    float sum = 0;
+    for (unsigned c = 0; c < TRELLIS_STEPS; c++) sum += b->weight[c];
+    return TRELLIS_UNIT / sum;
 }
 
 static float trellis_root_mean_square(unsigned type)
@@ -238,15 +238,23 @@ ERN_FN float conv_trellis_row_scale(unsigned type, float rms)
     return rms / (12 * trellis_root_mean_square(type));
 }
 
-/* The scale, as q, at which a block has the levels' root mean square; not yet within 0 .. 15. */
+/* The scale, as q, at which a block has the levels' root mean square; not yet within 0 .. 15. Columns
+ * that weigh nothing do not count. */
 static ERN_INLINE void trellis_middle(unsigned type, const conv_trellis_block *b, float *middle)
 {
-    float sum[TRELLIS_ROWS] = { 0 };
+    float sum[TRELLIS_ROWS] = { 0 }, inverse[TRELLIS_ROWS], n = 0;
     const float levels = trellis_root_mean_square(type);
-    for (unsigned c = 0; c < TRELLIS_STEPS; c++)
-        for (unsigned r = 0; r < TRELLIS_ROWS; r++) sum[r] += b->target[c][r] * b->target[c][r];
+    for (unsigned r = 0; r < TRELLIS_ROWS; r++) inverse[r] = 1.0f / b->row_scale[r];
+    for (unsigned c = 0; c < TRELLIS_STEPS; c++) {
+        const float counts = b->weight[c] > 0 ? 1.0f : 0.0f;
+        n += counts;
+        for (unsigned r = 0; r < TRELLIS_ROWS; r++) {
+            const float x = b->target[c][r] * inverse[r];
+            sum[r] += counts * (x * x);
+        }
+    }
     for (unsigned r = 0; r < TRELLIS_ROWS; r++) {
-        const float q = sqrtf(sum[r] / TRELLIS_STEPS) / (levels * b->row_scale[r]) - 4;
+        const float q = sqrtf(sum[r] / n) / levels - 4;
         middle[r] = floorf((q < 100 ? q : 100) + 0.5f);
     }
 }
@@ -257,7 +265,7 @@ static ERN_INLINE void trellis_at_body(trellis_memory *m, unsigned type, const u
     int32_t total[TRELLIS_ROWS];
     memmove(b->q, q, sizeof b->q);
     trellis_set_scale(m, b, b->q);
-    trellis_costs(type, m, b, trellis_weight_inverse(b));
+    trellis_costs(type, m, b, trellis_unit(b));
     trellis_find_start(m);
     trellis_close(true, m, total);
     trellis_collect(type, m, b);
@@ -266,7 +274,7 @@ static ERN_INLINE void trellis_at_body(trellis_memory *m, unsigned type, const u
 static ERN_INLINE void trellis_body(trellis_memory *m, unsigned type, unsigned n_tries,
                                     conv_trellis_block *b)
 {
-    const float weight_inverse = trellis_weight_inverse(b);
+    const float unit = trellis_unit(b);
     float middle[TRELLIS_ROWS], best[TRELLIS_ROWS] = { 0 };
     uint8_t best_q[TRELLIS_ROWS] = { 0 };
     trellis_middle(type, b, middle);
@@ -278,7 +286,7 @@ static ERN_INLINE void trellis_body(trellis_memory *m, unsigned type, unsigned n
             q[r] = (uint8_t)(at < 0 ? 0 : at > 15 ? 15 : at);
         }
         trellis_set_scale(m, b, q);
-        trellis_costs(type, m, b, weight_inverse);
+        trellis_costs(type, m, b, unit);
         trellis_find_start(m);
         trellis_close(false, m, total);
         for (unsigned r = 0; r < TRELLIS_ROWS; r++) {
