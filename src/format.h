@@ -139,7 +139,8 @@ static ERN_INLINE unsigned ern_block_scale(unsigned type, const unsigned char *s
                                            unsigned r)
 {
     if (type < ERN_C4) return scale[b * (size_t)16 + r];
-    return ((unsigned)scale[b / 2 * (size_t)16 + r] >> b % 2 * 4 & 15u) + 4;
+    const unsigned pair = scale[b / 2 * (size_t)16 + r];
+    return (b % 2 ? pair >> 4 : pair & 15) + 4;
 }
 
 /* The level of column c (0 .. 31) in row r of one block; code: the block's first byte. */

@@ -16,10 +16,12 @@ static ERN_INLINE void KN(code_save)(unsigned char *p, KN(words) x)
     _mm256_storeu_si256((__m256i *)(void *)p, x);
 }
 
-/* x ^ (y & mask), the mask in every byte. */
-static ERN_INLINE KN(words) KN(code_change)(KN(words) x, KN(words) y, int mask)
+static ERN_INLINE KN(words) KN(code_xor)(KN(words) x, KN(words) y) { return _mm256_xor_si256(x, y); }
+
+/* x ^ (y & 0x33..33) */
+static ERN_INLINE KN(words) KN(code_change)(KN(words) x, KN(words) y)
 {
-    return _mm256_xor_si256(x, _mm256_and_si256(y, _mm256_set1_epi8((char)mask)));
+    return KN(code_xor)(x, _mm256_and_si256(y, _mm256_set1_epi8(0x33)));
 }
 
 /* Levels are raised by 64, so that they are unsigned and pairs of products fit 16 bits. */

@@ -19,10 +19,12 @@ typedef __m512 KN(lanes);
 static ERN_INLINE KN(words) KN(code_load)(const unsigned char *p) { return _mm512_loadu_si512(p); }
 static ERN_INLINE void KN(code_save)(unsigned char *p, KN(words) x) { _mm512_storeu_si512(p, x); }
 
-/* x ^ (y & mask), the mask in every byte. */
-static ERN_INLINE KN(words) KN(code_change)(KN(words) x, KN(words) y, int mask)
+static ERN_INLINE KN(words) KN(code_xor)(KN(words) x, KN(words) y) { return _mm512_xor_si512(x, y); }
+
+/* x ^ (y & 0x33..33) */
+static ERN_INLINE KN(words) KN(code_change)(KN(words) x, KN(words) y)
 {
-    return _mm512_ternarylogic_epi32(x, y, _mm512_set1_epi8((char)mask), 0x78);
+    return _mm512_ternarylogic_epi32(x, y, _mm512_set1_epi8(0x33), 0x78);
 }
 
 /* Levels are raised by 64, for vpdpbusd wants one side unsigned. */

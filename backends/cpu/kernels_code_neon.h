@@ -11,10 +11,12 @@ typedef float32x4_t KN(lanes);
 static ERN_INLINE KN(words) KN(code_load)(const unsigned char *p) { return vreinterpretq_u32_u8(vld1q_u8(p)); }
 static ERN_INLINE void KN(code_save)(unsigned char *p, KN(words) x) { vst1q_u8(p, vreinterpretq_u8_u32(x)); }
 
-/* x ^ (y & mask), the mask in every byte. */
-static ERN_INLINE KN(words) KN(code_change)(KN(words) x, KN(words) y, int mask)
+static ERN_INLINE KN(words) KN(code_xor)(KN(words) x, KN(words) y) { return veorq_u32(x, y); }
+
+/* x ^ (y & 0x33..33) */
+static ERN_INLINE KN(words) KN(code_change)(KN(words) x, KN(words) y)
 {
-    return veorq_u32(x, vandq_u32(y, vreinterpretq_u32_u8(vdupq_n_u8((uint8_t)mask))));
+    return KN(code_xor)(x, vandq_u32(y, vdupq_n_u32(0x33333333u)));
 }
 
 /* Bit n of each byte at bit 4. */

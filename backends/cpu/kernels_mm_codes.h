@@ -4,7 +4,7 @@
  * A row's code C is two words, low and high. Its window of column 8 i + j begins at bit 8 j + 2 i and the
  * index of 4 bits is the window's low nibble, its lowest two bits changed by bits 5 and 6. With R = C
  * rotated by 5, S = C ^ (R & 0x33..33) has changed what the windows of i = 0 and 2 need, and
- * S' = C ^ (R & 0xcc..cc) what i = 1 and 3 need. So a byte of S holds two indices as a byte of w4 does, a
+ * S' = S ^ R = C ^ (R & 0xcc..cc) what i = 1 and 3 need. So a byte of S holds two indices as a byte of w4 does, a
  * byte of S' two as well, 2 bits further up, the last of them across the byte's end. For 8 vectors of 4
  * columns that is 2 funnel shifts and 4 changes, then 4 shifts and 2 funnel shifts; the shift and
  * the change of every window by itself (spec/quantization.md 5.1) would be 6 funnel shifts and 8
@@ -19,10 +19,10 @@ static ERN_INLINE void KN(code_open)(const unsigned char *code, KN(words) s[4])
 {
     const KN(words) low = KN(code_load)(code), high = KN(code_load)(code + 64);
     const KN(words) r_low = KERNELS_FUNNEL(high, low, 5), r_high = KERNELS_FUNNEL(low, high, 5);
-    s[0] = KN(code_change)(low, r_low, 0x33);
-    s[1] = KN(code_change)(high, r_high, 0x33);
-    s[2] = KN(code_change)(low, r_low, 0xcc);
-    s[3] = KN(code_change)(high, r_high, 0xcc);
+    s[0] = KN(code_change)(low, r_low);
+    s[1] = KN(code_change)(high, r_high);
+    s[2] = KN(code_xor)(s[0], r_low);
+    s[3] = KN(code_xor)(s[1], r_high);
 }
 
 /* Vector v of a block: bytes whose low nibble is the index of column 4 v + j; the rest is anything. */
