@@ -425,7 +425,7 @@ static ernie_status convert_open_workers(convert_state *state, ernie_error *erro
     const size_t scratch_bytes = conv_scratch_bytes(state->n_cols_max);
     state->worker_bytes = state->raw_bytes + scratch_bytes + conv_group_bytes(state->n_cols_max);
     const uint64_t fit =
-        limit > 2 * CONV_CHUNK_BYTES ? (limit - 2 * CONV_CHUNK_BYTES) / state->worker_bytes : 1;
+        limit > 2 * CONV_BATCH_BYTES ? (limit - 2 * CONV_BATCH_BYTES) / state->worker_bytes : 1;
     if (n > fit) n = fit > 0 ? fit : 1;
     state->n_threads = n > CONVERT_THREADS_MAX ? CONVERT_THREADS_MAX : (unsigned)n;
 

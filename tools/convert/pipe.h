@@ -1,14 +1,10 @@
-/* From a plan to a finished file with all cores busy: workers make units of records while one of
- * them writes what was made before. Holds two chunks, whatever the size of the model. */
+/* From a plan to a finished .ernie file: units of records are made by all workers and written in
+ * order, with their checksums. */
 #ifndef ERN_CONVERT_PIPE_H
 #define ERN_CONVERT_PIPE_H
 
-#include "../../src/pool.h"
+#include "flow.h"
 #include "plan.h"
-
-#define CONV_CHUNK_BYTES ((size_t)16 << 20)
-
-typedef struct conv_pipe conv_pipe;
 
 /* Make one unit of record i: write unit->n_bytes to dst, which is zero before. Called on any
  * worker, for many units at once. `worker`: 0 .. n_threads - 1. *n_done: what to add to the
