@@ -121,6 +121,7 @@ int cmd_run(cli_context *cli);
 int cmd_chat(cli_context *cli);
 int cmd_convert(cli_context *cli);
 int cmd_synth(cli_context *cli);
+int cmd_export(cli_context *cli);
 int cmd_info(cli_context *cli);
 int cmd_verify(cli_context *cli);
 int cmd_logits(cli_context *cli);

@@ -1,4 +1,4 @@
-/* ernie convert and ernie synth: the commands that write model files. */
+/* ernie convert, export and synth: the commands that write model files. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -6,6 +6,7 @@
 #include "cli.h"
 #include "interrupt.h"
 #include "../convert/convert.h"
+#include "../convert/export.h"
 #include "../convert/synth.h"
 
 #include <errno.h>
@@ -67,6 +68,14 @@ static void make_show(cli_context *cli, char *notes)
     }
 }
 
+/* The sentence is led by the input's path unless it is about the output. */
+static int make_fail(cli_context *cli, const char *source, const char *out,
+                     const ernie_error *error)
+{
+    const bool about_out = strncmp(error->message, out, strlen(out)) == 0;
+    return cli_fail_error(cli, about_out ? out : source, error);
+}
+
 int cmd_convert(cli_context *cli)
 {
     const program_options *options = &cli->options;
@@ -94,12 +103,35 @@ int cmd_convert(cli_context *cli)
     const ernie_status made = ern_convert(source, out, &convert, &error);
     if (made == ERNIE_OK) make_show(cli, notes.data);
     buffer_free(&notes);
-    if (made != ERNIE_OK) {
-        const bool about_out = strncmp(error.message, out, strlen(out)) == 0;
-        return cli_fail_error(cli, about_out ? out : source, &error);
-    }
+    if (made != ERNIE_OK) return make_fail(cli, source, out, &error);
     progress_erase(&cli->bar);
     return make_report(cli, out, state.total, progress_clock() - start);
+}
+
+int cmd_export(cli_context *cli)
+{
+    const program_options *options = &cli->options;
+    const char *model = options->positional[0], *out = options->positional[1];
+    const int status = make_check_out(cli, out);
+    if (status != CLI_OK) return status;
+    text_buffer notes = { 0 };
+    const ern_export_options export = {
+        .type = options->type,
+        .n_threads = options->n_threads,
+        .log = { .fn = make_remember, .user = &notes },
+        .progress = progress_update,
+        .progress_user = &cli->bar,
+        .cancel = interrupt_flag(),
+    };
+    const double start = progress_clock();
+    ernie_error error;
+    progress_begin(&cli->bar, PROGRESS_BYTES);
+    const ernie_status made = ern_export(model, out, &export, &error);
+    if (made == ERNIE_OK) make_show(cli, notes.data);
+    buffer_free(&notes);
+    if (made != ERNIE_OK) return make_fail(cli, model, out, &error);
+    progress_erase(&cli->bar);
+    return make_report(cli, out, 0, progress_clock() - start);
 }
 
 int cmd_synth(cli_context *cli)

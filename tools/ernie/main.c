@@ -20,6 +20,7 @@ static const char *const main_model[] = { "MODEL", NULL };
 static const char *const main_model_text[] = { "MODEL", "TEXT", NULL };
 static const char *const main_model_file[] = { "MODEL", "FILE", NULL };
 static const char *const main_model_file_out[] = { "MODEL", "FILE", "OUT", NULL };
+static const char *const main_model_out[] = { "MODEL", "OUT", NULL };
 static const char *const main_source_out[] = { "SOURCE", "OUT", NULL };
 static const char *const main_out[] = { "OUT", NULL };
 
@@ -55,6 +56,16 @@ const cli_command cli_commands[] = {
       "others beside it. Its weights are read exactly and written as --type says; f32 keeps\n"
       "every value, w8 comes close, the default rounds a second time. OUT appears when it is complete, never before: until then the work\n"
       "lies in OUT.part, which failure and Ctrl-C remove. Prints one line with the sizes." },
+    { { "export", COMMAND_EXPORT, main_model_out },
+      cmd_export,
+      "MODEL OUT.gguf [--type T]",
+      "make a GGUF file for other programs",
+      "Writes the model as llama.cpp and its relatives read it (architectures ernie4_5 and\n"
+      "ernie4_5-moe), with tokenizer, chat template and sampling defaults. Weights of any type\n"
+      "are decoded and rounded anew: bf16 loses nothing of a bf16 file. q4_0 keeps embedding\n"
+      "and output layer at q8_0; norms and routers are f32. Multi-token-prediction blocks are\n"
+      "left out. Every checksum of MODEL is checked. OUT appears when it is complete, never\n"
+      "before, as in convert." },
     { { "info", COMMAND_INFO, main_model },
       cmd_info,
       "MODEL [--records] [--json]",

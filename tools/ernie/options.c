@@ -44,7 +44,8 @@ typedef struct option_row {
 #define SESSIONS  (ANSWERS | COMMAND_LOGITS | COMMAND_EVAL | COMMAND_BENCH)
 #define MODELS \
     (SESSIONS | COMMAND_INFO | COMMAND_VERIFY | COMMAND_TOKENIZE | COMMAND_DETOKENIZE | COMMAND_CALIBRATE)
-#define WRITERS   (COMMAND_CONVERT | COMMAND_SYNTH)
+#define MAKERS    (COMMAND_CONVERT | COMMAND_SYNTH) /* of model files */
+#define WRITERS   (MAKERS | COMMAND_EXPORT)
 #define TEXTS     (COMMAND_EVAL | COMMAND_CALIBRATE)
 #define EVERY     (MODELS | WRITERS)
 
@@ -162,13 +163,15 @@ static const option_row option_rows[] = {
       "the model to imitate: 21b, 300b, 0.3b or demo (required)" },
     { "layers", 0, "N", OPTION_COUNT, COMMAND_SYNTH, AT(n_layers), 1, 1000, NULL,
       "number of layers [as the shape has]" },
-    { "type", 0, "T", OPTION_CHOICE, WRITERS, AT(type), 0, 0, TYPES,
+    { "type", 0, "T", OPTION_CHOICE, MAKERS, AT(type), 0, 0, TYPES,
       "type of the weights: f32, f16, bf16, w8 or w4, or of the experts: c4, c3 or c2 [w4]" },
+    { "type", 0, "T", OPTION_CHOICE, COMMAND_EXPORT, AT(type), 0, 0, "f16|bf16|q8_0|q4_0",
+      "type of the weights: f16, bf16, q8_0 or q4_0 [bf16]" },
     { "chat", 0, "F", OPTION_CHOICE, COMMAND_CONVERT, AT(chat), 0, 0, "plain|thinking|none",
       "chat format: plain, thinking or none [as the checkpoint's template says]" },
     { "name", 0, "S", OPTION_TEXT, COMMAND_CONVERT, AT(name), 0, 0, NULL,
       "what the file calls itself [the directory's name, or a GGUF file's own]" },
-    { "preset", 0, "P", OPTION_CHOICE, WRITERS, AT(preset), 0, 0, PRESETS,
+    { "preset", 0, "P", OPTION_CHOICE, MAKERS, AT(preset), 0, 0, PRESETS,
       "a mix of types by size: tiny, small, medium or large, in place of --type" },
     { "imatrix", 0, "FILE", OPTION_TEXT, COMMAND_CONVERT, AT(imatrix), 0, 0, NULL,
       "statistics from ernie calibrate: less is lost at the same size" },
