@@ -5,6 +5,7 @@
 #include "calls.h"
 #include "raiser.h"
 
+#include "../../tools/convert/export.h"
 #include "../../tools/convert/synth.h"
 #include "../unit/convert_run.h"
 #include "../unit/gguf_file.h"
@@ -12,10 +13,12 @@
 
 #include <jansson.h>
 
-/* ---- The checkpoint, and the two makers of files ------------------------------------------- */
+/* ---- The checkpoint, and the makers of files ----------------------------------------------- */
 
 static const char older[] = "older";
-static file_bytes converted, imported, synthesized; /* what comes out when nothing fails */
+/* What comes out when nothing fails. */
+static file_bytes converted, imported, synthesized, exported;
+static char model_file[340]; /* the converted one, which is exported */
 
 static test_allocator counter;
 static ernie_allocator allocator;
@@ -58,6 +61,15 @@ static ernie_status synthesize(unsigned n_threads, ernie_error *error)
     return ern_synth(out_file, &options, error);
 }
 
+static ernie_status export_model(unsigned n_threads, ernie_error *error)
+{
+    const ern_export_options options = { .type = "q8_0",
+                                         .n_threads = n_threads,
+                                         .cancel = &cancel,
+                                         .allocator = &allocator };
+    return ern_export(model_file, out_file, &options, error);
+}
+
 typedef struct maker {
     const char *name;
     ernie_status (*run)(unsigned n_threads, ernie_error *error);
@@ -70,6 +82,7 @@ static const maker makers[] = {
     { "convert, three threads", convert, &converted, 3 },
     { "synth", synthesize, &synthesized, 2 },
     { "GGUF", import, &imported, 1 },
+    { "export", export_model, &exported, 2 },
 };
 
 static void begin_trial(void)
@@ -279,24 +292,44 @@ static int lose_patience(const char *what, uint64_t done, uint64_t total, void *
     return p->left-- == 0;
 }
 
-static void progress_says_stop(void **state)
+static ernie_status convert_patiently(patience *p, ernie_error *error)
 {
-    (void)state;
+    const ern_convert_options options = { .type = "w4",
+                                          .chat = "plain",
+                                          .progress = lose_patience,
+                                          .progress_user = p,
+                                          .allocator = &allocator };
+    return ern_convert(in_dir, out_file, &options, error);
+}
+
+static ernie_status export_patiently(patience *p, ernie_error *error)
+{
+    const ern_export_options options = { .type = "q8_0",
+                                         .progress = lose_patience,
+                                         .progress_user = p,
+                                         .allocator = &allocator };
+    return ern_export(model_file, out_file, &options, error);
+}
+
+static void stop_at_every_report(const maker *m, ernie_status (*run)(patience *, ernie_error *))
+{
     for (long k = 0;; k++) {
         patience p = { k, 0 };
         ernie_error error = { ERNIE_OK, "" };
         begin_trial();
-        const ern_convert_options options = { .type = "w4",
-                                              .chat = "plain",
-                                              .progress = lose_patience,
-                                              .progress_user = &p,
-                                              .allocator = &allocator };
-        const ernie_status status = ern_convert(in_dir, out_file, &options, &error);
+        const ernie_status status = run(&p, &error);
         assert_int_equal(status, p.n_calls > k ? ERNIE_CANCELLED : ERNIE_OK);
-        end_trial(&makers[0], status);
+        end_trial(m, status);
         if (status == ERNIE_OK) break;
         assert_int_equal(p.n_calls, k + 1);
     }
+}
+
+static void progress_says_stop(void **state)
+{
+    (void)state;
+    stop_at_every_report(&makers[0], convert_patiently);
+    stop_at_every_report(&makers[4], export_patiently);
 }
 
 static void flag_goes_up_at_any_moment(void **state)
@@ -383,6 +416,9 @@ static int setup(void **state)
     converted = make_untroubled(&makers[0]);
     synthesized = make_untroubled(&makers[2]);
     imported = make_untroubled(&makers[3]);
+    snprintf(model_file, sizeof model_file, "%s/m.ernie", top);
+    checkpoint_put(top, "m.ernie", converted.data, converted.n);
+    exported = make_untroubled(&makers[4]);
     return 0;
 }
 
@@ -391,6 +427,7 @@ static int teardown(void **state)
     free(converted.data);
     free(imported.data);
     free(synthesized.data);
+    free(exported.data);
     return run_teardown(state);
 }
 
