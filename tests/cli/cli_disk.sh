@@ -26,6 +26,9 @@ no_room a.ernie
 says err 'File too large'
 limited convert "$CHECKPOINT" b.ernie --type f32
 no_room b.ernie
+limited export $MODEL b.gguf
+no_room b.gguf
+says err 'File too large'
 cp $MODEL old.ernie
 limited synth old.ernie --shape demo --layers 1 --force
 failed_with 1 'old.ernie: no room for ' 'an older file without room for the new one'
@@ -67,6 +70,7 @@ full() {
 full synth "$ERNIE" synth disk/a.ernie --shape demo --layers 2
 head -c 900000 /dev/zero >disk/filler
 full convert "$ERNIE" convert "$CHECKPOINT" disk/b.ernie --type w4
+full export "$ERNIE" export model.ernie disk/b.gguf
 full session "$ERNIE" run model.ernie --ids 5 -n 200 --kv f32 -q --logit-bias 2=-inf --save-session disk/s.bin
 full output sh -c '"$ERNIE" tokenize model.ernie - <seven.txt >disk/ids.json'
 rm disk/ids.json
@@ -85,6 +89,7 @@ if unshare -rm sh full.sh >full.txt 2>mount.err; then
     done <<'TABLE'
 synth|disk/a\.ernie: no room for [0-9]+ bytes: No space left on device
 convert|disk/b\.ernie: no room for [0-9]+ bytes: No space left on device
+export|disk/b\.gguf: no room for [0-9]+ bytes: No space left on device
 session|disk/s\.bin.*No space left on device
 output|standard output cannot be written: No space left on device
 TABLE

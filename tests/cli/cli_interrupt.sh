@@ -110,6 +110,13 @@ if room 4; then
 else
     echo "  (no room for the file of synth)"
 fi
+if room 4; then
+    ok synth long.ernie --shape 21b --layers 2 --type w4
+    "$ERNIE" export long.ernie out.gguf --threads 1 >out 2>err </dev/null &
+    signalled INT 130 'export and SIGINT' '[ -e out.gguf.part ]'
+    unfinished export out.gguf ''
+    rm -f long.ernie
+fi
 if room 4 && [ -n "$PYTHON" ] && "$PYTHON" "$(dirname "$0")/sparse_checkpoint.py" zeros 60; then
     "$ERNIE" convert zeros out.ernie >out 2>err </dev/null &
     signalled INT 130 'convert and SIGINT' '[ -e out.ernie.part ]'

@@ -1,4 +1,4 @@
-# ernie convert and synth: files that appear whole or not at all.
+# ernie convert, export and synth: files that appear whole or not at all.
 . "$(dirname "$0")/lib.sh"
 
 # ---- synth ----
@@ -122,6 +122,37 @@ if [ -d "$CHECKPOINT" ]; then
     absent d.ernie
     absent d.ernie.part
 fi
+
+# ---- export ----
+ok synth e.ernie --shape demo --layers 2 --type w4
+ok export e.ernie e.gguf --type q8_0
+says out '^e\.gguf: [0-9.]+ MiB in [0-9.]+ s$'
+says err '^ernie export: 1 MTP block is left out: a GGUF file has no names for it$'
+checked
+[ "$(head -c 4 e.gguf)" = GGUF ] || failed 'e.gguf should begin with GGUF'
+cp e.gguf before
+bad 1 'e.gguf: exists already, --force replaces it' export e.ernie e.gguf
+same e.gguf before
+ok export e.ernie e.gguf --type q8_0 --threads 1 --force
+same e.gguf before
+ok export e.ernie full.gguf --quiet
+quiet_stderr
+ok convert full.gguf back.ernie --type bf16
+ok info back.ernie --json
+json 'v["layers"] == 2 and v["types"].startswith("embedding bf16")'
+ok run back.ernie --ids 5,6 -n 2 --temp 0 --json
+bad 2 'option --type: "w4" is not one of f16, bf16, q8_0, q4_0' export e.ernie f.gguf --type w4
+bad 2 'OUT is missing' export e.ernie
+bad 1 'export: nowhere.ernie: cannot be opened: No such file' export nowhere.ernie f.gguf
+bad 1 'export: e.gguf: ' export e.gguf f.gguf
+bad 1 'export: e.ernie: is the model itself' export e.ernie e.ernie --force
+bad 1 '/nowhere/f.gguf: cannot be created: No such file' export e.ernie /nowhere/f.gguf
+bad 1 'is a directory' export e.ernie "$PWD" --force
+head -c 100000 e.ernie >cut.ernie
+bad 1 'export: cut.ernie: ' export cut.ernie f.gguf
+absent f.gguf
+absent f.gguf.part
+ok verify e.ernie
 
 data=${ERNIE_SHARED:-$REPO/../shared}/data
 if [ -d "$data/ernie-demo-moe" ]; then

@@ -26,6 +26,7 @@ done <<'TABLE'
 run|MODEL
 chat|MODEL
 convert|SOURCE
+export|MODEL
 info|MODEL
 verify|MODEL
 logits|MODEL

@@ -542,6 +542,60 @@ static void little_is_enough(void **state)
     test_model_free(m.data);
 }
 
+/* ---- There and back -------------------------------------------------------------------------- */
+
+static file_bytes convert_to(const char *source, const char *out)
+{
+    ernie_error error = { ERNIE_OK, "" };
+    const ern_convert_options options = { .type = "bf16", .name = "x", .n_threads = 2 };
+    if (ern_convert(source, out, &options, &error) != ERNIE_OK) fail_msg("%s", error.message);
+    return read_file(out);
+}
+
+static void write_text_files(bool greedy)
+{
+    checkpoint_bytes pieces;
+    checkpoint_tokenizer(&pieces, 2);
+    checkpoint_put(in_dir, "tokenizer.model", pieces.data, pieces.n);
+    checkpoint_put_text(in_dir, "tokenizer_config.json",
+                        "{\"add_bos_token\": false, \"chat_template\": \"{{ messages }}\"}");
+    checkpoint_put_text(in_dir, "generation_config.json",
+                        greedy ? "{\"do_sample\": false}"
+                               : "{\"do_sample\": true, \"temperature\": 0.75, \"top_p\": 0.5,"
+                                 " \"top_k\": 40, \"repetition_penalty\": 1.125}");
+}
+
+/* A checkpoint's file, exported and converted again, is the same file to the last byte: weights,
+ * numbers, vocabulary, template, sampling. */
+static void export_and_import_give_the_same_file(void **state)
+{
+    (void)state;
+    char exported[360];
+    snprintf(exported, sizeof exported, "%s/back.gguf", in_dir);
+    for (unsigned variant = 0; variant < 4; variant++) {
+        checkpoint_clear(out_dir);
+        checkpoint_begin(&model, variant < 3);
+        model.tied = variant % 2;
+        model.no_bias = variant == 1;
+        if (variant == 2) model.n_shared = 0;
+        checkpoint_build(&model);
+        write_model();
+        write_text_files(variant == 2);
+        const file_bytes first = convert_to(in_dir, out_file);
+        ernie_error error = { ERNIE_OK, "" };
+        const ern_export_options options = { .type = "bf16" };
+        if (ern_export(out_file, exported, &options, &error) != ERNIE_OK)
+            fail_msg("%s", error.message);
+        const file_bytes again = convert_to(exported, out_file);
+        if (again.n != first.n || memcmp(again.data, first.data, first.n) != 0)
+            fail_msg("variant %u comes back as another file", variant);
+        free(first.data);
+        free(again.data);
+    }
+    checkpoint_clear(in_dir);
+    checkpoint_clear(out_dir);
+}
+
 /* ---- What is refused ------------------------------------------------------------------------- */
 
 static void refuse_export(const char *in, const char *out, const char *type, ernie_status wanted,
@@ -688,6 +742,7 @@ int main(void)
         cmocka_unit_test(vocabulary_is_whole),
         cmocka_unit_test(tokenizer_rules_that_are_lost_are_named),
         cmocka_unit_test(little_is_enough),
+        cmocka_unit_test(export_and_import_give_the_same_file),
         cmocka_unit_test(bad_options_and_paths),
         cmocka_unit_test(bad_models),
         cmocka_unit_test(mixtures_that_have_no_key),

@@ -194,6 +194,7 @@ static const char *const model_and_text[] = { "MODEL", "TEXT", NULL };
 static const command_shape run_shape = { "run", COMMAND_RUN, model_only };
 static const command_shape tokenize_shape = { "tokenize", COMMAND_TOKENIZE, model_and_text };
 static const command_shape bench_shape = { "bench", COMMAND_BENCH, model_only };
+static const command_shape export_shape = { "export", COMMAND_EXPORT, model_and_text };
 static const command_shape convert_shape = { "convert", COMMAND_CONVERT, model_and_text };
 
 enum { WORDS_MAX = 24 };
@@ -326,6 +327,8 @@ static void bad_lines_have_their_sentence(void **state)
         { &convert_shape, "convert|a|b|--preset|small", "presets are not offered by this build" },
         { &convert_shape, "convert|a|b|--imatrix=f", "calibration is not offered by this build" },
         { &convert_shape, "convert|a", "TEXT is missing" },
+        { &export_shape, "export|a|b|--type|w4", "is not one of f16, bf16, q8_0, q4_0" },
+        { &export_shape, "export|a|b|--chat|none", "option --chat does not belong to this command" },
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         char line[200];

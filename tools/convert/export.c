@@ -197,8 +197,8 @@ static void export_log(const export_state *state)
     const ern_log *log = &state->options.log;
     const uint32_t n_mtp = state->model->format.header->hparams.n_mtp_layers;
     if (n_mtp > 0)
-        ern_log_write(log, ERNIE_LOG_WARN, "%u MTP block%s left out: a GGUF file has no names for them",
-                      (unsigned)n_mtp, n_mtp == 1 ? " is" : "s are");
+        ern_log_write(log, ERNIE_LOG_WARN, "%u MTP block%s left out: a GGUF file has no names for %s",
+                      (unsigned)n_mtp, n_mtp == 1 ? " is" : "s are", n_mtp == 1 ? "it" : "them");
     if (state->list.n_halves > 0)
         ern_log_write(log, ERNIE_LOG_WARN,
                       "%zu tensors are f16: their rows are not whole blocks of 32",

@@ -364,7 +364,7 @@ ERN_FN ernie_status conv_gguf_generation(ern_generation *generation, const conv_
                                          const conv_config *config, int32_t turn_end_id,
                                          ernie_error *error)
 {
-    double temperature = 0, top_p = 0, top_k = 0, penalty = 0;
+    double temperature = -1, top_p = 0, top_k = 0, penalty = 0;
     ernie_status status = conv_generation_read(generation, NULL, config, turn_end_id, error);
     if (status == ERNIE_OK)
         status = conv_gguf_real(gguf, "general.sampling.temp", 0, 100, &temperature, error);
@@ -375,7 +375,8 @@ ERN_FN ernie_status conv_gguf_generation(ern_generation *generation, const conv_
     if (status == ERNIE_OK)
         status = conv_gguf_real(gguf, "general.sampling.penalty_repeat", 0, 100, &penalty, error);
     if (status != ERNIE_OK) return status;
-    generation->temperature = (float)temperature;
+    if (temperature == 0) generation->do_sample = 0; /* the likeliest token, always */
+    generation->temperature = temperature > 0 ? (float)temperature : 0;
     generation->top_p = (float)top_p;
     generation->top_k = top_k > 0 ? (uint32_t)top_k : 0;
     generation->repetition_penalty = (float)penalty;

@@ -112,7 +112,7 @@ int cmd_export(cli_context *cli)
 {
     const program_options *options = &cli->options;
     const char *model = options->positional[0], *out = options->positional[1];
-    const int status = make_check_out(cli, out);
+    const int status = cli_check_new_out(cli, out);
     if (status != CLI_OK) return status;
     text_buffer notes = { 0 };
     const ern_export_options export = {
