@@ -197,10 +197,10 @@ static void check_tensor(const ern_format *format, const gguf_view_tensor *t, ui
     const bool f32 = ern_kind_is_f32(wanted->kind);
     const bool wide = wanted->kind == ERN_EMBED || wanted->kind == ERN_HEAD;
     const bool block = type == CONV_GGML_Q8_0 || type == CONV_GGML_Q4_0;
-    const uint32_t expected = f32                            ? CONV_GGML_F32
-                              : block && t->dims[0] % 32     ? CONV_GGML_F16
+    const uint32_t expected = f32                              ? CONV_GGML_F32
+                              : block && t->dims[0] % 32       ? CONV_GGML_F16
                               : wide && type == CONV_GGML_Q4_0 ? CONV_GGML_Q8_0
-                                                             : type;
+                                                               : type;
     assert_int_equal(t->type, expected);
     const uint32_t n_cols = (uint32_t)t->dims[0];
     const uint32_t n_rows = t->n_dims > 1 ? (uint32_t)t->dims[1] : 1;
@@ -474,7 +474,9 @@ static void vocabulary_is_whole(void **state)
     assert_true(gguf_view_float_at(scores->value + 4 * n) == -10000.0f);
     const struct {
         uint32_t id, type;
-    } token_types[] = { { 0, 2 }, { 1, 3 }, { 2, 3 }, { 3, 6 }, { 260, 1 }, { n - 1, 3 }, { n, 5 } };
+    } token_types[] = {
+        { 0, 2 }, { 1, 3 }, { 2, 3 }, { 3, 6 }, { 260, 1 }, { n - 1, 3 }, { n, 5 }
+    };
     for (size_t i = 0; i < ERN_COUNT(token_types); i++)
         assert_int_equal(gguf_view_number(kinds->value + 4 * token_types[i].id, 4),
                          token_types[i].type);

@@ -98,8 +98,8 @@ static ernie_status export_make(void *user, unsigned worker, const conv_batch *b
     const export_state *state = user;
     const conv_export_tensor *t = &state->list.items[batch->kind];
     if (batch->n_bytes == 0)
-        return ern_format_verify_record(&state->model->format, t->record + i,
-                                        state->options.cancel, error);
+        return ern_format_verify_record(&state->model->format, t->record + i, state->options.cancel,
+                                        error);
     const export_piece first = export_piece_at(t, batch->first);
     const export_piece piece = export_piece_at(t, batch->first + i);
     *n_done = piece.n_rows * t->row_bytes;
@@ -186,8 +186,7 @@ static ernie_status export_open(export_state *state, const char *path, ernie_err
     ernie_model_options options = ERNIE_MODEL_OPTIONS_INIT;
     options.allocator = state->options.allocator;
     options.no_copy = true;
-    const ernie_status status =
-        ern_model_open(&state->model, path, NULL, 0, NULL, &options, error);
+    const ernie_status status = ern_model_open(&state->model, path, NULL, 0, NULL, &options, error);
     if (status != ERNIE_OK) return status;
     return conv_export_check(&state->model->format.header->hparams, error);
 }
@@ -197,8 +196,9 @@ static void export_log(const export_state *state)
     const ern_log *log = &state->options.log;
     const uint32_t n_mtp = state->model->format.header->hparams.n_mtp_layers;
     if (n_mtp > 0)
-        ern_log_write(log, ERNIE_LOG_WARN, "%u MTP block%s left out: a GGUF file has no names for %s",
-                      (unsigned)n_mtp, n_mtp == 1 ? " is" : "s are", n_mtp == 1 ? "it" : "them");
+        ern_log_write(log, ERNIE_LOG_WARN,
+                      "%u MTP block%s left out: a GGUF file has no names for %s", (unsigned)n_mtp,
+                      n_mtp == 1 ? " is" : "s are", n_mtp == 1 ? "it" : "them");
     if (state->list.n_halves > 0)
         ern_log_write(log, ERNIE_LOG_WARN,
                       "%zu tensors are f16: their rows are not whole blocks of 32",

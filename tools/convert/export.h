@@ -6,8 +6,8 @@
 #include "../../src/ern.h"
 
 typedef struct ern_export_options {
-    const char *type; /* "f16", "bf16", "q8_0", "q4_0"; NULL: "bf16" */
-    unsigned n_threads; /* 0: one per core that this process may use */
+    const char *type;           /* "f16", "bf16", "q8_0", "q4_0"; NULL: "bf16" */
+    unsigned n_threads;         /* 0: one per core that this process may use */
     ernie_progress_fn progress; /* in bytes of the tensors written; NULL: none */
     void *progress_user;
     const ernie_cancel *cancel;       /* NULL: never */

@@ -21,8 +21,8 @@ ERN_FN ernie_status conv_export_type_find(const conv_export_type **out, const ch
         if (strcmp(name, export_types[i].name) == 0) return ERNIE_OK;
     }
     *out = NULL;
-    return ern_error_set(error, ERNIE_INVALID,
-                         "type \"%.32s\" is unknown: f16, bf16, q8_0 or q4_0", name);
+    return ern_error_set(error, ERNIE_INVALID, "type \"%.32s\" is unknown: f16, bf16, q8_0 or q4_0",
+                         name);
 }
 
 /* ---- The list -------------------------------------------------------------------------------- */
@@ -222,8 +222,8 @@ ERN_FN uint32_t conv_export_row(const conv_export_tensor *t, const ern_format *f
     case CONV_EXPORT_GATE: return row / 16 * 32 + row % 16;
     case CONV_EXPORT_UP: return row / 16 * 32 + row % 16 + 16;
     case CONV_EXPORT_DOWN:
-        *matrix = (ern_matrix){ data + ern_expert_down_offset(r), r->type2, r->n_rows2,
-                                r->n_cols2 };
+        *matrix =
+            (ern_matrix){ data + ern_expert_down_offset(r), r->type2, r->n_rows2, r->n_cols2 };
         return row;
     default: return t->first_row + row;
     }

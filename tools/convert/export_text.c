@@ -2,7 +2,7 @@
  * that loader knows the number of rows. */
 #include "export_text.h"
 
-#define EXPORT_QUANTIZATION_VERSION 2u /* of ggml's block types */
+#define EXPORT_QUANTIZATION_VERSION 2u         /* of ggml's block types */
 #define EXPORT_SCORE_ADDED          (-1000.0f) /* so that merges make such a token last of all */
 #define EXPORT_SCORE_PAD            (-10000.0f)
 
