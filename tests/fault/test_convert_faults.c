@@ -16,7 +16,8 @@
 /* ---- The checkpoint, and the makers of files ----------------------------------------------- */
 
 static const char older[] = "older";
-static file_bytes converted, imported, synthesized, exported; /* what comes out when nothing fails */
+/* What comes out when nothing fails. */
+static file_bytes converted, imported, synthesized, exported;
 static char model_file[340]; /* the converted one, which is exported */
 
 static test_allocator counter;
@@ -328,7 +329,7 @@ static void progress_says_stop(void **state)
 {
     (void)state;
     stop_at_every_report(&makers[0], convert_patiently);
-    stop_at_every_report(&makers[3], export_patiently);
+    stop_at_every_report(&makers[4], export_patiently);
 }
 
 static void flag_goes_up_at_any_moment(void **state)
