@@ -45,6 +45,7 @@
 #include "src/format.c"
 #include "src/format_read.c"
 #include "src/weights.c"
+#include "src/kv.c"
 #include "src/huge.c"
 #include "src/unicode.c"
 #include "src/token.c"

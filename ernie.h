@@ -417,7 +417,8 @@ typedef enum ernie_kv_type {
     ERNIE_KV_DEFAULT = 0, /* f16 */
     ERNIE_KV_F16 = 1,
     ERNIE_KV_F32 = 2,
-    ERNIE_KV_Q8 = 3, /* int8, a float scale for 32 numbers: 9/16 of f16's bytes, for long contexts */
+    ERNIE_KV_Q8 = 3, /* 8.5 bits a number, for long contexts */
+    ERNIE_KV_Q4 = 4, /* 5 bits: keys of 5.5, values of 4.5; for contexts that q8 leaves no room for */
     ERNIE_KV_FORCE_INT = 0x7fffffff
 } ernie_kv_type;
 

@@ -93,7 +93,7 @@ typedef struct ern_backend_ops {
     void (*inputs)(ern_backend_state *state, ern_inputs *inputs);
 
     /* Keys and values of one layer, positions 0 .. n - 1, as rows of the cache's type (kv.h):
-     * [2][n_kv_heads][n] rows, keys first. */
+     * [n_kv_heads][n] keys, then as many values. */
     void (*kv_read)(const ern_backend_state *state, uint32_t i_layer, uint32_t n, void *out);
     void (*kv_write)(ern_backend_state *state, uint32_t i_layer, uint32_t n, const void *in);
 } ern_backend_ops;

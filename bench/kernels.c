@@ -108,17 +108,15 @@ static void run_read(work *w)
     bench_sink = (float)(s[0] | s[1] | s[2] | s[3] | s[4] | s[5] | s[6] | s[7]);
 }
 
-/* A row of the cache every 512 bytes, as if other heads lay between. */
 static void run_scores(work *w)
 {
-    w->kernels->attn_scores[w->kv](w->b->x, w->n_tokens, 128, w->b->weights, w->n_pos, 512, 128, 0.1f,
-                                   w->b->y, 1024);
+    const ern_act q = { w->b->x, 128, w->b->q, 128, w->b->q_scale, w->b->q_sum, 16, w->n_tokens };
+    w->kernels->attn_scores[w->kv](&q, w->b->weights, w->n_pos, 128, 0.1f, w->b->y, 1024);
 }
 
 static void run_values(work *w)
 {
-    w->kernels->attn_values[w->kv](w->b->x, w->n_tokens, 1024, w->b->weights, w->n_pos, 512, 128,
-                                   w->b->y, 128);
+    w->kernels->attn_values[w->kv](w->b->x, w->n_tokens, 1024, w->b->weights, w->n_pos, 128, w->b->y, 128);
 }
 
 static void run_exp(work *w) { bench_sink = w->kernels->exp_sum(w->b->y, 1024, 40.0f); }
@@ -169,7 +167,7 @@ static void line_matmul(const ern_kernels *k, const bench *b, unsigned type, uin
 static void line_vectors(const ern_kernels *k, const bench *b)
 {
     static const size_t queries[] = { 1, 5, 8, 40 };
-    static const char *const names[ERN_N_KV] = { "f16", "f32", "q8" };
+    static const char *const names[ERN_N_KV] = { "f16", "f32", "q8", "q4" };
     for (size_t i = 0; i < ERN_COUNT(queries); i++) {
         work w = { k, b, { NULL, 0, 0, 0 }, 0, queries[i], 1024, 0, ERN_KV_F16 };
         const double macs = 1e-9 * 1024 * 128 * (double)w.n_tokens;

@@ -11,6 +11,7 @@
 static ern_kv session_kv(ernie_kv_type type)
 {
     if (type == ERNIE_KV_Q8) return ERN_KV_Q8;
+    if (type == ERNIE_KV_Q4) return ERN_KV_Q4;
     return type == ERNIE_KV_F32 ? ERN_KV_F32 : ERN_KV_F16;
 }
 
@@ -26,9 +27,9 @@ static ernie_status session_resolve(const ernie_model *model, const ernie_sessio
                 "a context of %u tokens exceeds the model's limit of %u", n_ctx, limit);
     ERN_FAIL_IF(o->n_threads > SESSION_THREADS_MAX, error, ERNIE_INVALID,
                 "%u threads exceed the limit of %u", o->n_threads, SESSION_THREADS_MAX);
-    ERN_FAIL_IF((unsigned)o->kv_type > ERNIE_KV_Q8, error, ERNIE_INVALID,
+    ERN_FAIL_IF((unsigned)o->kv_type > ERNIE_KV_Q4, error, ERNIE_INVALID,
                 "cache type %u is unknown; known are 0 to %u", (unsigned)o->kv_type,
-                (unsigned)ERNIE_KV_Q8);
+                (unsigned)ERNIE_KV_Q4);
     *state = (ern_state_options){ .n_ctx = n_ctx,
                                   .n_batch = n_batch < n_ctx ? n_batch : n_ctx,
                                   .n_threads = o->n_threads ? o->n_threads : ern_cpu_count(),
@@ -248,8 +249,10 @@ ERN_FN ernie_status ern_session_fork(ernie_session **out, ernie_session *s, erni
 {
     const ern_hparams *hp = &s->model->format.header->hparams;
     const ern_backend_ops *ops = s->model->ops;
-    const size_t bytes = 2 * (size_t)hp->n_kv_heads * s->n_tokens
-                         * ern_kv_row_bytes(s->state_options.kv, hp->head_dim);
+    const ern_kv kv = s->state_options.kv;
+    const size_t bytes =
+        (size_t)hp->n_kv_heads * s->n_tokens
+        * (ern_kv_key_bytes(kv, hp->head_dim) + ern_kv_value_bytes(kv, hp->head_dim));
     ernie_session *f = NULL;
     *out = NULL;
     const ernie_status status = session_create(&f, s->model, &s->state_options, error);

@@ -4,7 +4,7 @@
 #include "session.h"
 
 #define SESSION_MAGIC        "ERNSESS\x1a"
-#define SESSION_FILE_VERSION 1u
+#define SESSION_FILE_VERSION 2u /* 1: q8 had other rows */
 
 typedef struct session_head {
     char magic[8];
@@ -39,8 +39,9 @@ static session_head session_head_of(const ernie_session *s)
 /* Keys and values of one layer, as the backend copies them. */
 static size_t session_layer_bytes(const session_head *head)
 {
-    return 2 * (size_t)head->n_kv_heads * head->n_tokens
-           * ern_kv_row_bytes((ern_kv)head->kv, head->head_dim);
+    const ern_kv kv = (ern_kv)head->kv;
+    return (size_t)head->n_kv_heads * head->n_tokens
+           * (ern_kv_key_bytes(kv, head->head_dim) + ern_kv_value_bytes(kv, head->head_dim));
 }
 
 /* ---- Save ---------------------------------------------------------------------------------- */
@@ -106,7 +107,7 @@ static ernie_status session_check_head(const ernie_session *s, const char *path,
                                        const session_head *head, uint64_t n_bytes,
                                        ernie_error *error)
 {
-    static const char *const kinds[ERN_N_KV] = { "an f16", "an f32", "a q8" };
+    static const char *const kinds[ERN_N_KV] = { "an f16", "an f32", "a q8", "a q4" };
     const session_head own = session_head_of(s);
     path = ern_path_end(path);
     ERN_FAIL_IF(memcmp(head->magic, own.magic, sizeof own.magic) != 0, error, ERNIE_FORMAT,

@@ -223,28 +223,35 @@ static void cpu_inputs(ern_backend_state *s, ern_inputs *inputs)
 
 /* ---- Keys and values in and out ------------------------------------------------------------ */
 
-static void cpu_kv_copy(const ern_backend_state *s, uint32_t i_layer, uint32_t n, unsigned char *out,
-                        const unsigned char *in)
+static size_t cpu_kv_head(const ern_backend_state *s, uint32_t i_layer, uint32_t i_head)
 {
-    const size_t row = s->kv_row, bytes = n * row;
-    size_t at = 0;
-    for (unsigned part = 0; part < 2; part++)
-        for (uint32_t i = 0; i < s->hp->n_kv_heads; i++, at += bytes) {
-            const size_t head = (size_t)i_layer * s->hp->n_kv_heads + i;
-            unsigned char *cache = (part ? s->values : s->keys) + head * s->options.n_ctx * row;
-            if (out) memcpy(out + at, cache, bytes);
-            else memcpy(cache, in + at, bytes);
-        }
+    return (size_t)i_layer * s->hp->n_kv_heads + i_head;
 }
 
 static void cpu_kv_read(const ern_backend_state *s, uint32_t i_layer, uint32_t n, void *out)
 {
-    cpu_kv_copy(s, i_layer, n, out, NULL);
+    unsigned char *to = out;
+    for (uint32_t i = 0; i < s->hp->n_kv_heads; i++) {
+        const unsigned char *keys = s->keys + cpu_kv_head(s, i_layer, i) * s->keys_bytes;
+        for (uint32_t p = 0; p < n; p++, to += s->key_row)
+            ern_kv_key_get(s->options.kv, s->hp->head_dim, keys, p, to);
+    }
+    const size_t bytes = n * s->value_row;
+    for (uint32_t i = 0; i < s->hp->n_kv_heads; i++, to += bytes)
+        memcpy(to, s->values + cpu_kv_head(s, i_layer, i) * s->values_bytes, bytes);
 }
 
 static void cpu_kv_write(ern_backend_state *s, uint32_t i_layer, uint32_t n, const void *in)
 {
-    cpu_kv_copy(s, i_layer, n, NULL, in);
+    const unsigned char *from = in;
+    for (uint32_t i = 0; i < s->hp->n_kv_heads; i++) {
+        unsigned char *keys = s->keys + cpu_kv_head(s, i_layer, i) * s->keys_bytes;
+        for (uint32_t p = 0; p < n; p++, from += s->key_row)
+            ern_kv_key_put(s->options.kv, s->hp->head_dim, keys, p, from);
+    }
+    const size_t bytes = n * s->value_row;
+    for (uint32_t i = 0; i < s->hp->n_kv_heads; i++, from += bytes)
+        memcpy(s->values + cpu_kv_head(s, i_layer, i) * s->values_bytes, from, bytes);
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */

@@ -84,7 +84,8 @@ typedef struct cpu_profile {
 /* Scratch that one worker owns. */
 typedef struct cpu_scratch {
     float *tile;   /* [CPU_TILE_ROWS][16 * CPU_TILE_GROUPS] */
-    float *q;      /* [rows][head_dim] queries of an attention tile */
+    cpu_rows queries; /* [rows] of an attention tile: floats, or int8 where keys are quantized */
+    unsigned char *row; /* of a key, on its way into the cache */
     float *scores; /* [rows][CPU_ATTN_BLOCK] */
     float *part;   /* [rows][head_dim] values of one block */
     float *part_max, *part_sum; /* [rows] */
@@ -113,6 +114,8 @@ struct ern_backend_state {
     cpu_rows normed; /* [n_batch] of h */
     float *qkv;      /* [n_batch][qkv_stride] */
     size_t qkv_stride;
+    cpu_rows queries; /* [n_batch] of n_heads * head_dim_padded in int8, where keys are quantized */
+    size_t head_dim_padded; /* to whole blocks of 32 */
     cpu_rows attn;   /* [n_batch] of n_heads * head_dim */
     cpu_rows dense;  /* [n_batch] of intermediate_size */
 
@@ -135,8 +138,10 @@ struct ern_backend_state {
     cpu_segment *segments;  /* [n_experts + 1] */
     size_t n_segments, n_gate_up_tiles;
 
-    unsigned char *keys, *values; /* [n_layers][n_kv_heads][n_ctx] rows (kv.h) */
-    size_t kv_row;                /* bytes of a row */
+    unsigned char *keys;   /* [n_layers][n_kv_heads] groups of n_ctx positions (kv.h) */
+    unsigned char *values; /* [n_layers][n_kv_heads][n_ctx] rows */
+    size_t keys_bytes, values_bytes; /* of one head */
+    size_t key_row, value_row;       /* bytes of a row */
     cpu_scratch *scratch;         /* [n_threads] */
     cpu_profile *profile;         /* [n_threads], whoever measures sets it; NULL: nobody does */
 };

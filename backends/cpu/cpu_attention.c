@@ -4,29 +4,80 @@
  *
  * A block's softmax is computed against its own maximum; blocks are merged in rising order with the
  * same formula whether one tile walks all blocks (prefill) or each block is its own tile (decode), so
- * both give the same bits. */
+ * both give the same bits.
+ *
+ * Where keys are quantized, keys and queries are spread over their dimensions by a Hadamard transform
+ * after the rotation, and queries are rounded to int8 like any product's input. */
 #include "cpu.h"
 
-static unsigned char *attn_cache_row(const ern_backend_state *s, unsigned char *cache,
-                                     uint32_t i_layer, size_t i_kv_head, size_t position)
+static size_t attn_head(const cpu_run *run, size_t i_kv_head)
 {
-    const size_t head = (size_t)i_layer * s->hp->n_kv_heads + i_kv_head;
-    return cache + (head * s->options.n_ctx + position) * s->kv_row;
+    return (size_t)run->op->i_layer * run->state->hp->n_kv_heads + i_kv_head;
 }
 
-/* Rotate one token's queries and keys, store its keys and values. */
-static void attn_append(const cpu_run *run, size_t t)
+static unsigned char *attn_value_row(const cpu_run *run, size_t i_kv_head, size_t position)
+{
+    const ern_backend_state *s = run->state;
+    return s->values + attn_head(run, i_kv_head) * s->values_bytes + position * s->value_row;
+}
+
+/* The keys of one head; those from a position on that begins a group. */
+static unsigned char *attn_keys(const cpu_run *run, size_t i_kv_head, size_t position)
+{
+    const ern_backend_state *s = run->state;
+    const ern_kv kv = s->options.kv;
+    return s->keys + attn_head(run, i_kv_head) * s->keys_bytes
+           + position / ern_kv_group(kv) * ern_kv_group_bytes(kv, s->hp->head_dim);
+}
+
+/* Rotate and round one token's queries that read one key head. */
+static void attn_round_queries(const cpu_run *run, size_t i_kv_head, size_t t)
+{
+    ern_backend_state *s = run->state;
+    const size_t d = s->hp->head_dim, group = s->hp->n_heads / s->hp->n_kv_heads;
+    const size_t padded = s->head_dim_padded, n_blocks = padded / ERN_KV_BLOCK;
+    float *q = s->qkv + t * s->qkv_stride + i_kv_head * group * d;
+    s->k->hadamard(q, group, d);
+    for (size_t i = i_kv_head * group; i < (i_kv_head + 1) * group; i++, q += d)
+        s->k->quantize(q, d, s->queries.q + t * s->queries.q_stride + i * padded,
+                       s->queries.q_scale + t * s->queries.s_stride + i * n_blocks,
+                       s->queries.q_sum + t * s->queries.s_stride + i * n_blocks);
+}
+
+/* Rotate one token's queries and keys of one key head, store its key and value. */
+static void attn_append(const cpu_run *run, size_t i_kv_head, size_t t)
 {
     ern_backend_state *s = run->state;
     const ern_hparams *hp = s->hp;
     const size_t d = hp->head_dim, position = s->batch.position + t;
+    const size_t group = hp->n_heads / hp->n_kv_heads;
     const ern_kv kv = s->options.kv;
     float *q = s->qkv + t * s->qkv_stride;
-    float *k = q + hp->n_heads * d, *v = k + hp->n_kv_heads * d;
-    s->k->rope(q, hp->n_heads + hp->n_kv_heads, d, s->cos_sin + t * d);
-    for (size_t i = 0; i < hp->n_kv_heads; i++) {
-        s->k->kv_store[kv](k + i * d, d, attn_cache_row(s, s->keys, run->op->i_layer, i, position));
-        s->k->kv_store[kv](v + i * d, d, attn_cache_row(s, s->values, run->op->i_layer, i, position));
+    float *k = q + (hp->n_heads + i_kv_head) * d, *v = k + hp->n_kv_heads * d;
+    s->k->rope(q + i_kv_head * group * d, group, d, s->cos_sin + t * d);
+    s->k->rope(k, 1, d, s->cos_sin + t * d);
+    if (ern_kv_quantized(kv)) {
+        attn_round_queries(run, i_kv_head, t);
+        s->k->hadamard(k, 1, d);
+    }
+    s->k->key_store[kv](k, d, run->scratch->row);
+    ern_kv_key_put(kv, d, attn_keys(run, i_kv_head, 0), position, run->scratch->row);
+    s->k->value_store[kv](v, d, attn_value_row(run, i_kv_head, position));
+}
+
+/* Tokens whose positions share a group of keys are appended by one worker, head by head. */
+static void attn_append_all(const cpu_run *run)
+{
+    const ern_backend_state *s = run->state;
+    const size_t n = s->batch.n_tokens, n_heads = s->hp->n_kv_heads;
+    const size_t early = s->batch.position % ERN_KV_GROUP; /* positions of the first group before */
+    const size_t n_groups = (early + n + ERN_KV_GROUP - 1) / ERN_KV_GROUP;
+    size_t begin, end;
+    cpu_share(run, n_groups * n_heads, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        const size_t last = (i / n_heads + 1) * ERN_KV_GROUP - early;
+        size_t t = last > ERN_KV_GROUP ? last - ERN_KV_GROUP : 0;
+        for (; t < n && t < last; t++) attn_append(run, i % n_heads, t);
     }
 }
 
@@ -41,9 +92,9 @@ static void attn_block(const cpu_run *run, size_t i_kv_head, size_t begin, size_
     const size_t d = s->hp->head_dim;
     const ern_kv kv = s->options.kv;
     float *scores = run->scratch->scores;
-    s->k->attn_scores[kv](run->scratch->q, rows, d,
-                          attn_cache_row(s, s->keys, run->op->i_layer, i_kv_head, begin), n_keys,
-                          s->kv_row, d, 1.0f / sqrtf((float)d), scores, CPU_ATTN_BLOCK);
+    const ern_act queries = cpu_act(&run->scratch->queries, 0, rows);
+    s->k->attn_scores[kv](&queries, attn_keys(run, i_kv_head, begin), n_keys, d,
+                          1.0f / sqrtf((float)d), scores, CPU_ATTN_BLOCK);
     for (size_t r = 0; r < rows; r++) {
         float *row = scores + r * CPU_ATTN_BLOCK;
         const size_t limit = first_limit + r / group;
@@ -53,9 +104,8 @@ static void attn_block(const cpu_run *run, size_t i_kv_head, size_t begin, size_
         if (max[r] == -INFINITY) memset(row, 0, n_keys * sizeof *row);
         memset(part + r * stride, 0, d * sizeof *part);
     }
-    s->k->attn_values[kv](scores, rows, CPU_ATTN_BLOCK,
-                          attn_cache_row(s, s->values, run->op->i_layer, i_kv_head, begin), n_keys,
-                          s->kv_row, d, part, stride);
+    s->k->attn_values[kv](scores, rows, CPU_ATTN_BLOCK, attn_value_row(run, i_kv_head, begin),
+                          n_keys, d, part, stride);
 }
 
 /* Merge a block's (part, max, sum) into the running (out, max, sum) of one row. */
@@ -71,15 +121,25 @@ static void attn_merge(const ern_kernels *k, size_t d, float *out, float *out_ma
     *out_max = max;
 }
 
-/* Queries of `n_tokens` tokens and one key head, [n_tokens * group][d], into the scratch. */
+/* Queries of `n_tokens` tokens and one key head, [n_tokens * group] rows, into the scratch. */
 static void attn_gather(const cpu_run *run, size_t i_kv_head, size_t t, size_t n_tokens,
                         size_t group)
 {
     const ern_backend_state *s = run->state;
-    const size_t width = group * s->hp->head_dim;
-    for (size_t i = 0; i < n_tokens; i++)
-        memcpy(run->scratch->q + i * width, s->qkv + (t + i) * s->qkv_stride + i_kv_head * width,
-               width * sizeof(float));
+    const cpu_rows *to = &run->scratch->queries, *from = &s->queries;
+    const size_t d = s->hp->head_dim, padded = s->head_dim_padded, n_blocks = padded / ERN_KV_BLOCK;
+    for (size_t r = 0; r < n_tokens * group; r++) {
+        const size_t i_token = t + r / group, i_head = i_kv_head * group + r % group;
+        if (to->x) {
+            memcpy(to->x + r * to->x_stride, s->qkv + i_token * s->qkv_stride + i_head * d,
+                   d * sizeof(float));
+            continue;
+        }
+        const size_t at = i_token * from->s_stride + i_head * n_blocks;
+        memcpy(to->q + r * to->q_stride, from->q + i_token * from->q_stride + i_head * padded, padded);
+        memcpy(to->q_scale + r * to->s_stride, from->q_scale + at, n_blocks * sizeof(float));
+        memcpy(to->q_sum + r * to->s_stride, from->q_sum + at, n_blocks * sizeof(int32_t));
+    }
 }
 
 /* Divide a row's merged values by its sum into the attention output of token t, query head i_head. */
@@ -187,8 +247,7 @@ ERN_FN void cpu_run_attention(const cpu_run *run)
     const ern_act in = cpu_act(&s->normed, 0, n);
     cpu_product(run, 0, &layer->qkv, &in, s->qkv, s->qkv_stride, false);
     cpu_phase_end(run, CPU_PHASE_QKV);
-    cpu_share(run, n, &begin, &end);
-    for (size_t t = begin; t < end; t++) attn_append(run, t);
+    attn_append_all(run);
     cpu_phase_end(run, CPU_PHASE_APPEND);
     if (n == 1) {
         attn_decode_blocks(run);

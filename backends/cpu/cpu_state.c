@@ -54,6 +54,9 @@ static void cpu_take_attention(ern_backend_state *s, ern_arena *a)
     s->cos_sin = ern_arena_take(a, n, d * sizeof(float));
     s->qkv_stride = ern_round_up((hp->n_heads + 2 * (size_t)hp->n_kv_heads) * d, 16);
     s->qkv = ern_arena_take(a, n, s->qkv_stride * sizeof(float));
+    s->head_dim_padded = ern_round_up(d, ERN_KV_BLOCK);
+    cpu_rows_take(a, &s->queries, n, hp->n_heads * s->head_dim_padded, false,
+                  ern_kv_quantized(s->options.kv));
     cpu_rows_take(a, &s->attn, n, hp->n_heads * d, true, s->backend->has_quantized);
     s->n_blocks = (s->options.n_ctx + CPU_ATTN_BLOCK - 1) / CPU_ATTN_BLOCK;
     s->split = ern_arena_take(a, hp->n_heads * s->n_blocks, d * sizeof(float));
@@ -64,11 +67,13 @@ static void cpu_take_attention(ern_backend_state *s, ern_arena *a)
 static void cpu_take_scratch(ern_backend_state *s, ern_arena *a)
 {
     const size_t rows = s->rows_max, d = ern_round_up(s->hp->head_dim, 16);
+    const bool quantized = ern_kv_quantized(s->options.kv);
     s->scratch = ern_arena_take(a, s->options.n_threads, sizeof(cpu_scratch));
     for (uint32_t i = 0; i < s->options.n_threads; i++) {
         cpu_scratch c;
         c.tile = ern_arena_take(a, CPU_TILE_ROWS * 16 * CPU_TILE_GROUPS, sizeof(float));
-        c.q = ern_arena_take(a, rows * d, sizeof(float));
+        cpu_rows_take(a, &c.queries, rows, s->hp->head_dim, !quantized, quantized);
+        c.row = ern_arena_take(a, 1, s->key_row);
         c.scores = ern_arena_take(a, rows * CPU_ATTN_BLOCK, sizeof(float));
         c.part = ern_arena_take(a, rows * d, sizeof(float));
         c.out = ern_arena_take(a, rows * d, sizeof(float));
@@ -99,10 +104,16 @@ static void cpu_take_all(ern_backend_state *s, ern_arena *a)
 static void cpu_take_kv(ern_backend_state *s, ern_arena *a)
 {
     const ern_hparams *hp = s->hp;
-    const size_t rows = (size_t)hp->n_layers * hp->n_kv_heads * s->options.n_ctx;
-    s->kv_row = ern_kv_row_bytes(s->options.kv, hp->head_dim);
-    s->keys = ern_arena_take(a, rows, s->kv_row);
-    s->values = ern_arena_take(a, rows, s->kv_row);
+    const ern_kv kv = s->options.kv;
+    const size_t n_heads = (size_t)hp->n_layers * hp->n_kv_heads, n_ctx = s->options.n_ctx;
+    const size_t n_groups = (n_ctx + ern_kv_group(kv) - 1) / ern_kv_group(kv);
+    const size_t group_bytes = ern_kv_group_bytes(kv, hp->head_dim);
+    s->key_row = ern_kv_key_bytes(kv, hp->head_dim);
+    s->value_row = ern_kv_value_bytes(kv, hp->head_dim);
+    s->keys_bytes = n_groups * group_bytes;
+    s->values_bytes = n_ctx * s->value_row;
+    s->keys = ern_arena_take(a, n_heads * n_groups, group_bytes);
+    s->values = ern_arena_take(a, n_heads * n_ctx, s->value_row);
 }
 
 static void cpu_state_shape(ern_backend_state *s, const ern_backend *backend,

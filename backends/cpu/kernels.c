@@ -8,6 +8,7 @@
  *     kernels_lanes.h      plain vectors, in lanes         kernels_mm_plain.h  f32, f16, bf16 products
  *     kernels_attn.h       attention, in lanes             kernels_mm_SET.h    w8 and w4 products
  *     kernels_code_SET.h   words of codes in registers     kernels_mm_codes.h  c4, c3 and c2 products
+ *     kernels_kv.h         rows of the cache, in lanes
  *
  * KN(name) gives a template's functions their set's name. Every lane operation means the same in
  * every set to the last bit, and every product that is added is an explicit fused multiply-add, so
@@ -177,9 +178,41 @@ static void kernels_clear_padding(const ern_matrix *w, uint32_t group_begin, uin
         for (uint32_t r = n_real; r < n_rows; r++) y[t * y_stride + r] = 0.0f;
 }
 
+/* The Walsh-Hadamard transform over sqrt(n) of n < 16 numbers, a power of two. */
+static void kernels_hadamard_short(float *x, size_t n)
+{
+    const float factor = 1.0f / sqrtf((float)n);
+    for (size_t w = n / 2; w; w /= 2)
+        for (size_t i = 0; i < n; i++) {
+            if (i & w) continue;
+            const float a = x[i], b = x[i + w];
+            x[i] = a + b;
+            x[i + w] = a - b;
+        }
+    for (size_t i = 0; i < n; i++) x[i] *= factor;
+}
+
+/* A block of a key's row in q4 (src/kv.h) from its codes of five bits. */
+static void kernels_pack_key_q4(const int8_t five[ERN_KV_BLOCK], unsigned char code[16],
+                                unsigned char fifth[4])
+{
+    for (size_t i = 0; i < 16; i++) {
+        const int8_t *low = five + i / 4 * 8 + i % 4;
+        code[i] = (unsigned char)((low[0] & 15) | (low[4] & 15) << 4);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        unsigned bits = 0;
+        for (size_t j = 0; j < 8; j++) bits |= (unsigned)(five[8 * i + j] >> 4) << j;
+        fifth[i] = (unsigned char)bits;
+    }
+}
+
 /* ---- base: portable C, complete, the oracle of the others ------------------------------------ */
 
+/* Types of a set (kernels_lane_base.h): float lanes, integer lanes, 4 numbers of each of 16 keys. */
 #define V16 KN(v16)
+#define W16 KN(w16)
+#define K64 KN(k64)
 
 #define KN(name) kernels_##name##_base
 #define KERNELS_NAME "base"
@@ -192,6 +225,7 @@ static void kernels_clear_padding(const ern_matrix *w, uint32_t group_begin, uin
 #define KERNELS_PLAIN_CASES KERNELS_CASE(1)
 #include "kernels_lane_base.h"
 #include "kernels_lanes.h"
+#include "kernels_kv.h"
 #include "kernels_attn.h"
 #include "kernels_mm_plain.h"
 #include "kernels_mm_base.h"
@@ -221,6 +255,7 @@ KERNELS_TARGET_BEGIN("avx2,fma,f16c")
 #define KERNELS_CODE_SINGLES 1
 #include "kernels_lane_avx2.h"
 #include "kernels_lanes.h"
+#include "kernels_kv.h"
 #include "kernels_attn.h"
 #include "kernels_mm_plain.h"
 #include "kernels_mm_avx2.h"
@@ -280,6 +315,7 @@ KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16
 #define KERNELS_CODE_SINGLES 2
 #include "kernels_lane_avx512.h"
 #include "kernels_lanes.h"
+#include "kernels_kv.h"
 #include "kernels_attn.h"
 #include "kernels_mm_plain.h"
 #include "kernels_mm_avx512.h"
@@ -351,6 +387,7 @@ KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 #define KERNELS_CODE_SINGLES 1
 #include "kernels_lane_neon.h"
 #include "kernels_lanes.h"
+#include "kernels_kv.h"
 #include "kernels_attn.h"
 #include "kernels_mm_plain.h"
 #include "kernels_mm_neon.h"
@@ -442,6 +479,8 @@ ERN_FN const ern_kernels *ern_kernels_find(const char *name)
 }
 
 #undef V16
+#undef W16
+#undef K64
 #undef KERNELS_X86
 #undef KERNELS_NEON
 #undef KERNELS_AVXVNNI

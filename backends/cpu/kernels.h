@@ -58,22 +58,27 @@ typedef struct ern_kernels {
     /* Rotate adjacent pairs: x [n_heads][head_dim], cos_sin [head_dim / 2][2] of this position. */
     void (*rope)(float *x, size_t n_heads, size_t head_dim, const float *cos_sin);
 
-    /* Keys and values are rows of head_dim numbers as kv.h lays them out, consecutive positions
-     * `stride` bytes apart; floats and halves at their natural addresses. One entry a type (ern_kv). */
+    /* The Walsh-Hadamard transform over sqrt(n), its own inverse, of each head x [n_heads][head_dim]; where
+     * head_dim is no power of two, of the largest that fits, then of what is left, and so on. Keys that
+     * are quantized and their queries go through it: products stay, and no dimension is much
+     * larger than the others. */
+    void (*hadamard)(float *x, size_t n_heads, size_t head_dim);
 
-    /* Store n floats as a row. */
-    void (*kv_store[ERN_N_KV])(const float *x, size_t n, void *out);
+    /* The cache as kv.h lays it out, floats and halves at their natural addresses. One entry a type
+     * (ern_kv). */
 
-    /* s[i][p] = scale * dot(q[i], k[p]) for n_q query rows and n_pos keys.
-     * q [n_q][q_stride] floats; s [n_q][s_stride]. */
-    void (*attn_scores[ERN_N_KV])(const float *q, size_t n_q, size_t q_stride, const void *k,
-                                  size_t n_pos, size_t stride, size_t head_dim, float scale,
-                                  float *s, size_t s_stride);
+    /* Round head_dim floats to a key's or a value's row. */
+    void (*key_store[ERN_N_KV])(const float *x, size_t head_dim, void *row);
+    void (*value_store[ERN_N_KV])(const float *x, size_t head_dim, void *row);
+
+    /* s[i][p] = scale * dot(query i, key p), s [n_tokens][s_stride], for the rows of q and n_pos keys from
+     * `k` on, where a group begins. Quantized types read q's int8 form, the others its floats. */
+    void (*attn_scores[ERN_N_KV])(const ern_act *q, const void *k, size_t n_pos, size_t head_dim,
+                                  float scale, float *s, size_t s_stride);
 
     /* o[i] += sum over p of s[i][p] * v[p]; o [n_q][o_stride]. */
     void (*attn_values[ERN_N_KV])(const float *s, size_t n_q, size_t s_stride, const void *v,
-                                  size_t n_pos, size_t stride, size_t head_dim, float *o,
-                                  size_t o_stride);
+                                  size_t n_pos, size_t head_dim, float *o, size_t o_stride);
 
     /* In place: s[i] = exp(s[i] - max), [n]; returns the sum. -INFINITY gives 0; n >= 1. */
     float (*exp_sum)(float *s, size_t n, float max);

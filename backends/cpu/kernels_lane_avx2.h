@@ -53,11 +53,14 @@ static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
     return KN(pair)(KN(half_i8)(p), KN(half_i8)(p + 8));
 }
 
-static ERN_INLINE V16 KN(load_i8_n)(const int8_t *p, size_t n)
+static ERN_INLINE V16 KN(load_q4)(const unsigned char *block, bool high)
 {
-    int8_t q[16] = { 0 };
-    memcpy(q, p, n);
-    return KN(load_i8)(q);
+    const __m128i level = _mm_loadu_si128((const __m128i *)(const void *)ern_w4_level);
+    const __m128i byte = _mm_loadu_si128((const __m128i *)(const void *)block);
+    const __m128i four = _mm_and_si128(high ? _mm_srli_epi16(byte, 4) : byte, _mm_set1_epi8(15));
+    const __m128i x = _mm_shuffle_epi8(level, four);
+    return KN(pair)(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))));
 }
 
 static ERN_INLINE __m256 KN(half_bf16)(const uint16_t *p)
@@ -137,6 +140,12 @@ static ERN_INLINE V16 KN(abs)(V16 x)
     return KN(pair)(_mm256_andnot_ps(sign, x.lo), _mm256_andnot_ps(sign, x.hi));
 }
 
+static ERN_INLINE V16 KN(above)(V16 x, V16 t, V16 y)
+{
+    return KN(pair)(_mm256_and_ps(_mm256_cmp_ps(x.lo, t.lo, _CMP_GT_OQ), y.lo),
+                    _mm256_and_ps(_mm256_cmp_ps(x.hi, t.hi, _CMP_GT_OQ), y.hi));
+}
+
 static ERN_INLINE __m256 KN(half_power)(__m256i n)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
@@ -166,6 +175,23 @@ static ERN_INLINE __m256 KN(half_rotate)(__m256 x, __m256 cs)
 static ERN_INLINE V16 KN(rotate)(V16 x, V16 cs)
 {
     return KN(pair)(KN(half_rotate)(x.lo, cs.lo), KN(half_rotate)(x.hi, cs.hi));
+}
+
+static ERN_INLINE __m256 KN(half_butterfly)(__m256 x, unsigned w)
+{
+    const __m256 y = w == 1   ? _mm256_permute_ps(x, 0xb1)
+                     : w == 2 ? _mm256_permute_ps(x, 0x4e)
+                              : _mm256_permute2f128_ps(x, x, 1);
+    const __m256 sum = _mm256_add_ps(x, y), difference = _mm256_sub_ps(y, x);
+    return w == 1   ? _mm256_blend_ps(sum, difference, 0xaa)
+           : w == 2 ? _mm256_blend_ps(sum, difference, 0xcc)
+                    : _mm256_blend_ps(sum, difference, 0xf0);
+}
+
+static ERN_INLINE V16 KN(butterfly)(V16 x, unsigned w)
+{
+    if (w == 8) return KN(pair)(_mm256_add_ps(x.lo, x.hi), _mm256_sub_ps(x.lo, x.hi));
+    return KN(pair)(KN(half_butterfly)(x.lo, w), KN(half_butterfly)(x.hi, w));
 }
 
 /* x and y of 8 lanes as [x j + x j+4, y j + y j+4], j < 4. */
@@ -218,4 +244,86 @@ static ERN_INLINE int32_t KN(quantize32)(V16 a, V16 b, V16 inv, int8_t *q)
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
     s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+/* ---- Integer sums --------------------------------------------------------------------------- */
+
+/* vpmaddubsw adds pairs of products in 16 bits. q8 multiplies |code| by the activation with the code's
+ * sign: 2 * 128 * 127 < 2^15. Codes of q4 are twice their five bits, 31 more than the number: two
+ * quads may be added before they are widened, 4 * 62 * 127 < 2^15. */
+typedef struct W16 {
+    __m256i lo, hi;
+} W16;
+
+typedef struct K64 {
+    __m256i half[2];
+} K64;
+
+static ERN_INLINE W16 KN(start_keys)(ern_kv kv, int32_t sum)
+{
+    const __m256i start = _mm256_set1_epi32(kv == ERN_KV_Q8 ? 0 : -31 * sum);
+    const W16 y = { start, start };
+    return y;
+}
+
+/* 4 bits of each byte from the right place, one more from a bit of `fifth`. */
+static ERN_INLINE __m256i KN(five_bits)(__m256i four, const unsigned char *fifth)
+{
+    const __m256i byte = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2,
+                                          2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
+    int32_t mask;
+    memcpy(&mask, fifth, sizeof mask);
+    const __m256i x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(mask), byte), bit);
+    const __m256i set = _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(32));
+    return _mm256_or_si256(_mm256_and_si256(four, _mm256_set1_epi8(0x1e)), set);
+}
+
+static ERN_INLINE void KN(load_keys)(ern_kv kv, const unsigned char *code, const unsigned char *fifth,
+                                     size_t v, K64 *x)
+{
+    KERNELS_UNROLL for (size_t h = 0; h < 2; h++) {
+        if (kv == ERN_KV_Q8) {
+            const unsigned char *p = code + v * 128 + h * 32;
+            x[0].half[h] = _mm256_loadu_si256((const __m256i *)(const void *)p);
+            x[1].half[h] = _mm256_loadu_si256((const __m256i *)(const void *)(p + 64));
+        } else {
+            const unsigned char *p = code + v * 64 + h * 32, *f = fifth + v * 16 + h * 4;
+            const __m256i byte = _mm256_loadu_si256((const __m256i *)(const void *)p);
+            x[0].half[h] = KN(five_bits)(_mm256_slli_epi16(byte, 1), f);
+            x[1].half[h] = KN(five_bits)(_mm256_srli_epi16(byte, 3), f + 8);
+        }
+    }
+}
+
+static ERN_INLINE __m256i KN(four_queries)(const int8_t *q)
+{
+    int32_t four;
+    memcpy(&four, q, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+static ERN_INLINE __m256i KN(half_dot)(ern_kv kv, __m256i acc, __m256i x, __m256i y, __m256i q, __m256i r)
+{
+    const __m256i one = _mm256_set1_epi16(1);
+    if (kv == ERN_KV_Q8) {
+        x = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(q, x));
+        y = _mm256_maddubs_epi16(_mm256_abs_epi8(y), _mm256_sign_epi8(r, y));
+        return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(x, one), _mm256_madd_epi16(y, one)));
+    }
+    x = _mm256_add_epi16(_mm256_maddubs_epi16(x, q), _mm256_maddubs_epi16(y, r));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(x, one));
+}
+
+static ERN_INLINE W16 KN(dot_keys)(ern_kv kv, W16 acc, const K64 *x, const int8_t *q)
+{
+    const __m256i a = KN(four_queries)(q), b = KN(four_queries)(q + 4);
+    acc.lo = KN(half_dot)(kv, acc.lo, x[0].half[0], x[1].half[0], a, b);
+    acc.hi = KN(half_dot)(kv, acc.hi, x[0].half[1], x[1].half[1], a, b);
+    return acc;
+}
+
+static ERN_INLINE V16 KN(to_floats)(W16 x)
+{
+    return KN(pair)(_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi));
 }

@@ -27,9 +27,13 @@ static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
 }
 
-static ERN_INLINE V16 KN(load_i8_n)(const int8_t *p, size_t n)
+/* A permutation looks at the low four bits of an index only. */
+static ERN_INLINE V16 KN(load_q4)(const unsigned char *block, bool high)
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(KN(mask)(n), p)));
+    const __m128i signed_level = _mm_loadu_si128((const __m128i *)(const void *)ern_w4_level);
+    const V16 level = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(signed_level));
+    const __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)block));
+    return _mm512_permutexvar_ps(high ? _mm512_srli_epi32(x, 4) : x, level);
 }
 
 static ERN_INLINE V16 KN(load_bf16)(const uint16_t *p)
@@ -70,6 +74,11 @@ static ERN_INLINE V16 KN(max)(V16 a, V16 b) { return _mm512_max_ps(a, b); }
 static ERN_INLINE V16 KN(min)(V16 a, V16 b) { return _mm512_min_ps(a, b); }
 static ERN_INLINE V16 KN(abs)(V16 x) { return _mm512_abs_ps(x); }
 
+static ERN_INLINE V16 KN(above)(V16 x, V16 t, V16 y)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, t, _CMP_GT_OQ), y);
+}
+
 static ERN_INLINE V16 KN(scale2)(V16 p, V16 t)
 {
     return _mm512_scalef_ps(p, _mm512_sub_ps(t, _mm512_set1_ps(12582912.0f)));
@@ -80,6 +89,16 @@ static ERN_INLINE V16 KN(rotate)(V16 x, V16 cs)
     const __m512 swapped = _mm512_permute_ps(x, 0xb1);
     return _mm512_fmaddsub_ps(x, _mm512_moveldup_ps(cs),
                               _mm512_mul_ps(swapped, _mm512_movehdup_ps(cs)));
+}
+
+static ERN_INLINE V16 KN(butterfly)(V16 x, unsigned w)
+{
+    const V16 y = w == 1   ? _mm512_permute_ps(x, 0xb1)
+                  : w == 2 ? _mm512_permute_ps(x, 0x4e)
+                  : w == 4 ? _mm512_shuffle_f32x4(x, x, 0xb1)
+                           : _mm512_shuffle_f32x4(x, x, 0x4e);
+    const __mmask16 odd = w == 1 ? 0xaaaa : w == 2 ? 0xcccc : w == 4 ? 0xf0f0 : 0xff00;
+    return _mm512_mask_sub_ps(_mm512_add_ps(x, y), odd, y, x);
 }
 
 /* x and y of 16 lanes as [x j + x j+8, y j + y j+8], j < 8. */
@@ -118,3 +137,54 @@ static ERN_INLINE int32_t KN(quantize32)(V16 a, V16 b, V16 inv, int8_t *q)
     _mm_storeu_si128((__m128i *)(void *)(q + 16), _mm512_cvtsepi32_epi8(j));
     return _mm512_reduce_add_epi32(_mm512_add_epi32(i, j));
 }
+
+/* ---- Integer sums --------------------------------------------------------------------------- */
+
+/* vpdpbusd wants one side unsigned: codes of q8 are raised by 128, those of q4 are twice their five bits,
+ * which is 31 more than the number. */
+typedef __m512i W16;
+typedef __m512i K64;
+
+static ERN_INLINE W16 KN(start_keys)(ern_kv kv, int32_t sum)
+{
+    return _mm512_set1_epi32((kv == ERN_KV_Q8 ? -128 : -31) * sum);
+}
+
+/* 4 bits of each byte from the right place, one more from a mask. */
+static ERN_INLINE K64 KN(five_bits)(__m512i four, const unsigned char *fifth)
+{
+    uint64_t mask;
+    memcpy(&mask, fifth, sizeof mask);
+    const __m512i low = _mm512_and_si512(four, _mm512_set1_epi8(0x1e));
+    return _mm512_mask_add_epi8(low, mask, low, _mm512_set1_epi8(32));
+}
+
+static ERN_INLINE void KN(load_keys)(ern_kv kv, const unsigned char *code, const unsigned char *fifth,
+                                     size_t v, K64 *x)
+{
+    if (kv == ERN_KV_Q8) {
+        const __m512i raise = _mm512_set1_epi8(-128);
+        x[0] = _mm512_xor_si512(_mm512_loadu_si512(code + v * 128), raise);
+        x[1] = _mm512_xor_si512(_mm512_loadu_si512(code + v * 128 + 64), raise);
+        return;
+    }
+    const __m512i byte = _mm512_loadu_si512(code + v * 64);
+    x[0] = KN(five_bits)(_mm512_slli_epi16(byte, 1), fifth + v * 16);
+    x[1] = KN(five_bits)(_mm512_srli_epi16(byte, 3), fifth + v * 16 + 8);
+}
+
+static ERN_INLINE __m512i KN(four_queries)(const int8_t *q)
+{
+    int32_t four;
+    memcpy(&four, q, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+static ERN_INLINE W16 KN(dot_keys)(ern_kv kv, W16 acc, const K64 *x, const int8_t *q)
+{
+    (void)kv;
+    acc = _mm512_dpbusd_epi32(acc, x[0], KN(four_queries)(q));
+    return _mm512_dpbusd_epi32(acc, x[1], KN(four_queries)(q + 4));
+}
+
+static ERN_INLINE V16 KN(to_floats)(W16 x) { return _mm512_cvtepi32_ps(x); }

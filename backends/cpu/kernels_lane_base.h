@@ -54,10 +54,11 @@ static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
     return y;
 }
 
-static ERN_INLINE V16 KN(load_i8_n)(const int8_t *p, size_t n)
+/* 16 numbers of a block of values in q4 (kv.h): the low halves of its bytes, or the high ones. */
+static ERN_INLINE V16 KN(load_q4)(const unsigned char *block, bool high)
 {
     V16 y;
-    KERNELS_EACH y.lane[j] = j < n ? (float)p[j] : 0.0f;
+    KERNELS_EACH y.lane[j] = ern_w4_level[high ? block[j] >> 4 : block[j] & 15];
     return y;
 }
 
@@ -135,6 +136,13 @@ static ERN_INLINE V16 KN(abs)(V16 x)
     return x;
 }
 
+/* y where x > t, else 0. */
+static ERN_INLINE V16 KN(above)(V16 x, V16 t, V16 y)
+{
+    KERNELS_EACH y.lane[j] = x.lane[j] > t.lane[j] ? y.lane[j] : 0.0f;
+    return y;
+}
+
 static ERN_INLINE uint32_t KN(bits)(float x)
 {
     uint32_t bits;
@@ -174,6 +182,14 @@ static ERN_INLINE V16 KN(rotate)(V16 x, V16 cs)
     return y;
 }
 
+/* x[j] + x[j ^ w] where bit w of j is 0, x[j ^ w] - x[j] where it is 1; w is 1, 2, 4 or 8. */
+static ERN_INLINE V16 KN(butterfly)(V16 x, unsigned w)
+{
+    V16 y;
+    KERNELS_EACH y.lane[j] = j & w ? x.lane[j ^ w] - x.lane[j] : x.lane[j] + x.lane[j ^ w];
+    return y;
+}
+
 static ERN_INLINE float KN(sum)(V16 x)
 {
     for (size_t w = 8; w; w /= 2)
@@ -207,6 +223,58 @@ static ERN_INLINE int32_t KN(quantize32)(V16 a, V16 b, V16 inv, int8_t *q)
         sum += q[j];
     }
     return sum;
+}
+
+/* ---- Integer sums: lane r is position r of a group of keys (kv.h) --------------------------- */
+
+typedef struct W16 {
+    int32_t lane[16];
+} W16;
+
+/* 4 numbers of each of 16 keys. */
+typedef struct K64 {
+    int8_t code[64];
+} K64;
+
+/* Where the sum of a block begins, which takes back what load_keys may add to every code; `sum` is
+ * that of the block's 32 activations. */
+static ERN_INLINE W16 KN(start_keys)(ern_kv kv, int32_t sum)
+{
+    W16 y;
+    (void)kv;
+    (void)sum;
+    KERNELS_EACH y.lane[j] = 0;
+    return y;
+}
+
+/* Numbers 8 v .. 8 v + 3 of a block to x[0], 8 v + 4 .. 8 v + 7 to x[1]. */
+static ERN_INLINE void KN(load_keys)(ern_kv kv, const unsigned char *code, const unsigned char *fifth,
+                                     size_t v, K64 *x)
+{
+    for (size_t i = 0; i < 128; i++) {
+        if (kv == ERN_KV_Q8) {
+            x[i / 64].code[i % 64] = (int8_t)code[v * 128 + i];
+            continue;
+        }
+        const unsigned byte = code[v * 64 + i % 64], four = i < 64 ? byte & 15u : byte >> 4;
+        const unsigned bit = fifth[v * 16 + i / 8] >> i % 8 & 1u;
+        x[i / 64].code[i % 64] = (int8_t)(2 * (int)(four | bit << 4) - 31);
+    }
+}
+
+/* acc + the products of x with 8 activations. */
+static ERN_INLINE W16 KN(dot_keys)(ern_kv kv, W16 acc, const K64 *x, const int8_t *q)
+{
+    (void)kv;
+    for (size_t i = 0; i < 128; i++) acc.lane[i % 64 / 4] += x[i / 64].code[i % 64] * q[i / 64 * 4 + i % 4];
+    return acc;
+}
+
+static ERN_INLINE V16 KN(to_floats)(W16 x)
+{
+    V16 y;
+    KERNELS_EACH y.lane[j] = (float)x.lane[j];
+    return y;
 }
 
 #undef KERNELS_EACH

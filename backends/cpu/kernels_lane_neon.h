@@ -43,9 +43,8 @@ static ERN_INLINE V16 KN(load_f16_n)(const uint16_t *p, size_t n)
     return KN(load_f16)(h);
 }
 
-static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
+static ERN_INLINE V16 KN(widen)(int8x16_t q)
 {
-    const int8x16_t q = vld1q_s8(p);
     const int16x8_t lo = vmovl_s8(vget_low_s8(q)), hi = vmovl_s8(vget_high_s8(q));
     const V16 y = { { vcvtq_f32_s32(vmovl_s16(vget_low_s16(lo))),
                       vcvtq_f32_s32(vmovl_s16(vget_high_s16(lo))),
@@ -54,11 +53,13 @@ static ERN_INLINE V16 KN(load_i8)(const int8_t *p)
     return y;
 }
 
-static ERN_INLINE V16 KN(load_i8_n)(const int8_t *p, size_t n)
+static ERN_INLINE V16 KN(load_i8)(const int8_t *p) { return KN(widen)(vld1q_s8(p)); }
+
+static ERN_INLINE V16 KN(load_q4)(const unsigned char *block, bool high)
 {
-    int8_t q[16] = { 0 };
-    memcpy(q, p, n);
-    return KN(load_i8)(q);
+    const uint8x16_t byte = vld1q_u8(block);
+    const uint8x16_t four = high ? vshrq_n_u8(byte, 4) : vandq_u8(byte, vdupq_n_u8(15));
+    return KN(widen)(vqtbl1q_s8(vld1q_s8(ern_w4_level), four));
 }
 
 static ERN_INLINE float32x4_t KN(quad_bf16)(const uint16_t *p)
@@ -142,6 +143,15 @@ static ERN_INLINE V16 KN(abs)(V16 x)
     return x;
 }
 
+static ERN_INLINE V16 KN(above)(V16 x, V16 t, V16 y)
+{
+    KERNELS_EACH {
+        const uint32x4_t set = vcgtq_f32(x.val[j], t.val[j]);
+        y.val[j] = vreinterpretq_f32_u32(vandq_u32(set, vreinterpretq_u32_f32(y.val[j])));
+    }
+    return y;
+}
+
 static ERN_INLINE float32x4_t KN(quad_power)(int32x4_t n)
 {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
@@ -168,6 +178,24 @@ static ERN_INLINE V16 KN(rotate)(V16 x, V16 cs)
         x.val[j] = vfmaq_f32(vbslq_f32(odd, product, vnegq_f32(product)), x.val[j], c);
     }
     return x;
+}
+
+static ERN_INLINE V16 KN(butterfly)(V16 x, unsigned w)
+{
+    const uint32x4_t odd = { 0, 0xffffffffu, 0, 0xffffffffu }, late = { 0, 0, 0xffffffffu, 0xffffffffu };
+    V16 y;
+    if (w < 4) {
+        KERNELS_EACH {
+            const float32x4_t a = x.val[j], b = w == 1 ? vrev64q_f32(a) : vextq_f32(a, a, 2);
+            y.val[j] = vbslq_f32(w == 1 ? odd : late, vsubq_f32(b, a), vaddq_f32(a, b));
+        }
+        return y;
+    }
+    KERNELS_EACH {
+        const unsigned i = (unsigned)j, other = i ^ w / 4;
+        y.val[j] = i & w / 4 ? vsubq_f32(x.val[other], x.val[j]) : vaddq_f32(x.val[j], x.val[other]);
+    }
+    return y;
 }
 
 static ERN_INLINE float32x4_t KN(fold)(V16 x)
@@ -219,6 +247,61 @@ static ERN_INLINE int32_t KN(quantize16)(V16 x, V16 inv, int8_t *q)
 static ERN_INLINE int32_t KN(quantize32)(V16 a, V16 b, V16 inv, int8_t *q)
 {
     return KN(quantize16)(a, inv, q) + KN(quantize16)(b, inv, q + 16);
+}
+
+/* ---- Integer sums --------------------------------------------------------------------------- */
+
+/* Codes of q4 are twice their five bits, 31 more than the number. */
+typedef int32x4x4_t W16;
+typedef int8x16x4_t K64;
+
+static ERN_INLINE W16 KN(start_keys)(ern_kv kv, int32_t sum)
+{
+    const int32x4_t start = vdupq_n_s32(kv == ERN_KV_Q8 ? 0 : -31 * sum);
+    const W16 y = { { start, start, start, start } };
+    return y;
+}
+
+/* 4 bits of each byte from the right place, one more from a bit of `fifth`. */
+static ERN_INLINE int8x16_t KN(five_bits)(uint8x16_t four, const unsigned char *fifth)
+{
+    const uint8x8_t bit = { 1, 2, 4, 8, 16, 32, 64, 128 };
+    const uint8x16_t mask = vcombine_u8(vdup_n_u8(fifth[0]), vdup_n_u8(fifth[1]));
+    const uint8x16_t set = vandq_u8(vtstq_u8(mask, vcombine_u8(bit, bit)), vdupq_n_u8(32));
+    return vreinterpretq_s8_u8(vorrq_u8(vandq_u8(four, vdupq_n_u8(0x1e)), set));
+}
+
+static ERN_INLINE void KN(load_keys)(ern_kv kv, const unsigned char *code, const unsigned char *fifth,
+                                     size_t v, K64 *x)
+{
+    KERNELS_EACH {
+        if (kv == ERN_KV_Q8) {
+            x[0].val[j] = vreinterpretq_s8_u8(vld1q_u8(code + v * 128 + j * 16));
+            x[1].val[j] = vreinterpretq_s8_u8(vld1q_u8(code + v * 128 + j * 16 + 64));
+        } else {
+            const uint8x16_t byte = vld1q_u8(code + v * 64 + j * 16);
+            x[0].val[j] = KN(five_bits)(vshlq_n_u8(byte, 1), fifth + v * 16 + j * 2);
+            x[1].val[j] = KN(five_bits)(vshrq_n_u8(byte, 3), fifth + v * 16 + j * 2 + 8);
+        }
+    }
+}
+
+static ERN_INLINE W16 KN(dot_keys)(ern_kv kv, W16 acc, const K64 *x, const int8_t *q)
+{
+    const int8x8_t eight = vld1_s8(q);
+    (void)kv;
+    KERNELS_EACH {
+        acc.val[j] = vdotq_lane_s32(acc.val[j], x[0].val[j], eight, 0);
+        acc.val[j] = vdotq_lane_s32(acc.val[j], x[1].val[j], eight, 1);
+    }
+    return acc;
+}
+
+static ERN_INLINE V16 KN(to_floats)(W16 x)
+{
+    V16 y;
+    KERNELS_EACH y.val[j] = vcvtq_f32_s32(x.val[j]);
+    return y;
 }
 
 #undef KERNELS_EACH

@@ -121,42 +121,31 @@ static void KN(rope)(float *x, size_t n_heads, size_t head_dim, const float *cos
     }
 }
 
-static void KN(kv_store_f16)(const float *x, size_t n, void *out)
+/* Numbers i .. i + 31 of x [n], zeros behind the last. */
+static ERN_INLINE void KN(load_block)(const float *x, size_t n, size_t i, V16 block[2])
 {
-    uint16_t *h = (uint16_t *)out;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) KN(store_f16)(h + i, KN(load)(x + i));
-    if (i < n) KN(store_f16_n)(h + i, KN(load_n)(x + i, n - i), n - i);
+    const size_t rest = n - i;
+    block[0] = rest >= 16 ? KN(load)(x + i) : KN(load_n)(x + i, rest);
+    block[1] = rest >= 32   ? KN(load)(x + i + 16)
+               : rest >= 16 ? KN(load_n)(x + i + 16, rest - 16)
+                            : KN(set1)(0.0f);
+}
+
+static ERN_INLINE float KN(peak)(const V16 block[2])
+{
+    return KN(max_all)(KN(max)(KN(abs)(block[0]), KN(abs)(block[1])));
 }
 
 /* A block whose greatest number is below 1e-30 counts as zero: 127 / max would overflow near 0. */
 static void KN(quantize)(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum)
 {
     for (size_t i = 0; i < n; i += 32, q += 32, scale++, sum++) {
-        const size_t rest = n - i;
-        const V16 a = rest >= 16 ? KN(load)(x + i) : KN(load_n)(x + i, rest);
-        const V16 b = rest >= 32   ? KN(load)(x + i + 16)
-                      : rest >= 16 ? KN(load_n)(x + i + 16, rest - 16)
-                                   : KN(set1)(0.0f);
-        const float max = KN(max_all)(KN(max)(KN(abs)(a), KN(abs)(b)));
+        V16 block[2];
+        KN(load_block)(x, n, i, block);
+        const float max = KN(peak)(block);
         const bool zero = max < 1e-30f;
         *scale = zero ? 0.0f : max / 127.0f;
-        *sum = KN(quantize32)(a, b, KN(set1)(zero ? 0.0f : 127.0f / max), q);
-    }
-}
-
-/* Codes are quantized as activations are. They come in whole blocks, so a short end takes a detour. */
-static void KN(kv_store_q8)(const float *x, size_t n, void *out)
-{
-    unsigned char *code = (unsigned char *)out, *scale = code + n;
-    for (size_t i = 0; i < n; i += ERN_KV_BLOCK, scale += sizeof(float)) {
-        int8_t q[ERN_KV_BLOCK];
-        float factor;
-        int32_t sum;
-        const size_t n_block = ern_min_size(ERN_KV_BLOCK, n - i);
-        KN(quantize)(x + i, n_block, q, &factor, &sum);
-        memcpy(code + i, q, n_block);
-        memcpy(scale, &factor, sizeof factor);
+        *sum = KN(quantize32)(block[0], block[1], KN(set1)(zero ? 0.0f : 127.0f / max), q);
     }
 }
 

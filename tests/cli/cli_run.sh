@@ -17,6 +17,9 @@ ok run $MODEL -p hello -n 4 --temp 0 --kv f32 --ctx 64 --cpu base --backend auto
 ok run $MODEL -p hello -n 4 --temp 0 --kv q8 --save-session q8.bin -q
 ok run $MODEL --load-session q8.bin -n 2 --temp 0 --kv q8 -q
 bad 1 'q8.bin" holds a q8 cache, the session an f16 one' run $MODEL --load-session q8.bin -n 1
+ok run $MODEL -p hello -n 4 --temp 0 --kv q4 --save-session q4.bin -q
+ok run $MODEL --load-session q4.bin -n 2 --temp 0 --kv q4 -q
+bad 1 'q4.bin" holds a q4 cache, the session a q8 one' run $MODEL --load-session q4.bin -n 1 --kv q8
 ok run $MODEL -p hello -n 4 --top-k 5 --top-p 0.9 --min-p 0.01 --repeat-penalty 1.1 \
     --frequency-penalty 0.1 --presence-penalty 0.1 --logit-bias 20=-inf --logit-bias 21=1 -q
 

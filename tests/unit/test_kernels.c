@@ -574,108 +574,256 @@ static void test_rope(void **state)
     }
 }
 
-static void test_kv_store(void **state)
+/* ---- Rows of the cache --------------------------------------------------------------------- */
+
+/* (-1)^(bits that i and j share) / sqrt(n), over pieces that are powers of two. */
+static void test_hadamard(void **state)
+{
+    (void)state;
+    for (size_t d = 2; d <= 260; d += d < 40 ? 2 : 22) {
+        float x[600], y[600], back[600];
+        random_floats(x, 600);
+        FOR_EACH_SET(x, y, 600, k->hadamard(y, 2, d));
+        for (size_t h = 0; h < 2; h++)
+            for (size_t begin = 0, n; begin < d; begin += n) {
+                for (n = 1; 2 * n <= d - begin;) n *= 2;
+                for (size_t i = 0; i < n; i++) {
+                    double sum = 0;
+                    for (size_t j = 0; j < n; j++) {
+                        unsigned shared = (unsigned)(i & j), odd = 0;
+                        for (; shared; shared &= shared - 1) odd ^= 1;
+                        sum += (odd ? -1.0 : 1.0) * (double)x[h * d + begin + j];
+                    }
+                    assert_true(fabs((double)y[h * d + begin + i] - sum / sqrt((double)n)) < 1e-5);
+                }
+            }
+        assert_true(same_bits(x + 2 * d, y + 2 * d, (600 - 2 * d) * sizeof(float)));
+        memcpy(back, y, sizeof back);
+        ern_kernels_at(0)->hadamard(back, 2, d);
+        for (size_t i = 0; i < 2 * d; i++) assert_true(fabsf(back[i] - x[i]) < 1e-5f);
+    }
+}
+
+static void test_store_plain(void **state)
 {
     (void)state;
     const ern_kernels *k;
     for (size_t i = 0; (k = ern_kernels_at(i)) != NULL; i++)
         for (size_t n = 0; n <= 70; n++) {
             float x[72], same[72] = { 0 };
-            uint16_t h[72];
+            uint16_t h[72], other[72];
             for (size_t j = 0; j < 72; j++) {
                 const int exponent = (int)random_below(50) - 30;
                 x[j] = ldexpf(random_float(), exponent);
             }
             memset(h, 0x55, sizeof h);
-            k->kv_store[ERN_KV_F16](x, n, h);
-            k->kv_store[ERN_KV_F32](x, n, same);
+            memset(other, 0x55, sizeof other);
+            k->key_store[ERN_KV_F16](x, n, h);
+            k->value_store[ERN_KV_F16](x, n, other);
+            k->key_store[ERN_KV_F32](x, n, same);
+            assert_true(same_bits(h, other, sizeof h));
             for (size_t j = 0; j < 72; j++) {
                 assert_int_equal(h[j], j < n ? ern_f32_to_f16(x[j]) : 0x5555);
                 assert_true(same[j] == (j < n ? x[j] : 0));
             }
+            k->value_store[ERN_KV_F32](x, n, same);
+            assert_true(same_bits(same, x, n * sizeof *x));
         }
 }
 
-/* Codes and scales are those of quantized activations, and not a byte more is written. */
-static void test_kv_store_q8(void **state)
+/* The scale of a number of a quantized row, and the number, as kv.h describes them. */
+static float row_scale(ern_kv kv, bool is_key, const unsigned char *row, size_t n, size_t i)
+{
+    const size_t n_blocks = (n + 31) / 32, width = kv == ERN_KV_Q8 ? 32 : is_key ? 20 : 16;
+    uint16_t scale;
+    memcpy(&scale, row + n_blocks * width + i / 32 * 2, sizeof scale);
+    return ern_bf16_to_f32(scale);
+}
+
+static float row_number(ern_kv kv, bool is_key, const unsigned char *row, size_t n, size_t i)
+{
+    const float scale = row_scale(kv, is_key, row, n, i);
+    const unsigned char *block = row + i / 32 * 16;
+    if (kv == ERN_KV_Q8) return scale * (float)(int8_t)row[i];
+    if (!is_key) {
+        const unsigned code = i % 32 < 16 ? block[i % 16] & 15u : block[i % 16] >> 4;
+        return scale * (float)ern_w4_level[code];
+    }
+    const unsigned byte = block[i % 32 / 8 * 4 + i % 4], four = i / 4 % 2 ? byte >> 4 : byte & 15u;
+    const unsigned fifth = row[(n + 31) / 32 * 16 + i / 8] >> i % 8 & 1u;
+    return scale * (float)(2 * (int)(four | fifth << 4) - 31);
+}
+
+/* Every set writes the row that base writes, and not a byte more. Some blocks are too small to store. */
+static void store_everywhere(ern_kv kv, bool is_key, const float *x, size_t n, unsigned char row[256])
+{
+    const size_t n_bytes = is_key ? ern_kv_key_bytes(kv, n) : ern_kv_value_bytes(kv, n);
+    const ern_kernels *k;
+    for (size_t i = 0; (k = ern_kernels_at(i)) != NULL; i++) {
+        unsigned char got[256];
+        memset(got, 0x55, sizeof got);
+        (is_key ? k->key_store : k->value_store)[kv](x, n, got);
+        for (size_t j = n_bytes; j < sizeof got; j++) assert_int_equal(got[j], 0x55);
+        if (i > 0) assert_true(same_bits(got, row, sizeof got));
+        memcpy(row, got, sizeof got);
+    }
+}
+
+static float block_peak(const float *x, size_t n)
+{
+    float peak = 0;
+    for (size_t i = 0; i < n; i++) peak = fabsf(x[i]) > peak ? fabsf(x[i]) : peak;
+    return peak;
+}
+
+/* q8, and keys of q4: the scale is the peak over the greatest code, numbers are off by half of a step, the
+ * peak by what rounding the scale to bf16 adds. */
+static void test_store_linear(void **state)
 {
     (void)state;
-    const ern_kernels *k;
-    for (size_t i = 0; (k = ern_kernels_at(i)) != NULL; i++)
-        for (size_t n = 1; n <= 150; n++) {
-            float x[150], scale[5];
-            int8_t q[160];
-            int32_t sum[5];
-            unsigned char row[176];
-            const int exponent = (int)random_below(160) - 110; /* some blocks are too small to store */
+    for (size_t n = 1; n <= 150; n++)
+        for (int part = 0; part < 3; part++) {
+            const ern_kv kv = part < 2 ? ERN_KV_Q8 : ERN_KV_Q4;
+            const bool is_key = part != 1;
+            const float top = kv == ERN_KV_Q8 ? 127.0f : 31.0f, half = kv == ERN_KV_Q8 ? 0.5f : 1.0f;
+            const int exponent = (int)random_below(160) - 110;
+            unsigned char row[256];
+            float x[150];
             for (size_t j = 0; j < n; j++) x[j] = ldexpf(random_float(), exponent + 20 * (int)(j / 32));
-            const size_t n_bytes = ern_kv_row_bytes(ERN_KV_Q8, n);
-            assert_int_equal(n_bytes, n + (n + 31) / 32 * 4);
-            memset(row, 0x55, sizeof row);
-            k->kv_store[ERN_KV_Q8](x, n, row);
-            ern_kernels_at(0)->quantize(x, n, q, scale, sum);
-            assert_true(same_bits(row, q, n));
-            assert_true(same_bits(row + n, scale, n_bytes - n));
-            for (size_t j = n_bytes; j < sizeof row; j++) assert_int_equal(row[j], 0x55);
+            if (n % 3 == 0) memset(x, 0, ern_min_size(n, 32) * sizeof *x);
+            store_everywhere(kv, is_key, x, n, row);
+            for (size_t b = 0; b < n; b += 32) {
+                const float peak = block_peak(x + b, ern_min_size(32, n - b));
+                const float scale = row_scale(kv, is_key, row, n, b);
+                if (peak < 1e-30f) assert_true(scale == 0);
+                else assert_true(fabsf(scale * top - peak) <= peak / 256);
+                for (size_t j = b; j < n && j < b + 32 && scale > 0; j++)
+                    assert_true(fabsf(row_number(kv, is_key, row, n, j) - x[j])
+                                <= 1.001f * half * scale + (fabsf(x[j]) == peak ? peak / 256 : 0));
+            }
         }
+}
+
+/* Values of q4: each number takes the nearest level (37 and -36 change places at 36.5), and no scale that the
+ * peak at 48, 66 or 75 gives is better by more than
+ * rounding costs. */
+static void test_store_q4_values(void **state)
+{
+    (void)state;
+    for (size_t n = 1; n <= 150; n++) {
+        unsigned char row[256];
+        float x[150];
+        const int exponent = (int)random_below(90) - 60;
+        for (size_t j = 0; j < n; j++) x[j] = ldexpf(random_float(), exponent + 20 * (int)(j / 32));
+        store_everywhere(ERN_KV_Q4, false, x, n, row);
+        for (size_t b = 0; b < n; b += 32) {
+            const size_t end = ern_min_size(n, b + 32);
+            const float scale = row_scale(ERN_KV_Q4, false, row, n, b);
+            const double peak = (double)block_peak(x + b, end - b);
+            double error = 0, least = INFINITY;
+            assert_true(scale > 0);
+            for (size_t j = b; j < end; j++) {
+                const double off = (double)row_number(ERN_KV_Q4, false, row, n, j) - (double)x[j];
+                error += off * off;
+                for (int l = 0; l < 16; l++)
+                    assert_true(fabs(off) <= fabs((double)(scale * (float)ern_w4_level[l] - x[j]))
+                                                 + 0.6 * (double)scale);
+            }
+            for (double top = 48; top <= 75; top = top == 48 ? 66 : top + 9) {
+                double sum = 0;
+                for (size_t j = b; j < end; j++) {
+                    double off = INFINITY;
+                    for (int l = 0; l < 16; l++)
+                        off = fmin(off, fabs(peak / top * ern_w4_level[l] - (double)x[j]));
+                    sum += off * off;
+                }
+                least = fmin(least, sum);
+            }
+            assert_true(error <= least + 4e-3 * peak * peak);
+        }
+    }
 }
 
 /* ---- Attention ----------------------------------------------------------------------------- */
 
 typedef struct test_attention {
-    size_t n_q, n_pos, head_dim, q_stride, stride /* bytes */, s_stride;
-    float q[20 * 168], s[20 * 64], o[20 * 168];
-    float kv[60 * 150]; /* [n_pos][head_dim] as numbers; rows at `cache`, which ends with the last */
-    size_t cache_bytes;
-    unsigned char *cache;
+    ern_act q; /* its floats are what its int8 form holds, where keys are quantized */
+    size_t n_pos, head_dim, s_stride;
+    float x[20 * 192], s[20 * 64], o[20 * 168];
+    int8_t code[20 * 192];
+    float scale[20 * 16];
+    int32_t sum[20 * 16];
+    float keys[60 * 150], values[60 * 150]; /* [n_pos][head_dim] as numbers */
+    size_t keys_bytes, values_bytes;        /* of the cache, which ends with its last row or group */
+    unsigned char *key_cache, *value_cache;
     ern_kv type;
 } test_attention;
 
-/* Random rows of the cache; t->kv becomes what they hold. */
+/* Random rows; x becomes what the cache holds. */
+static void new_row(ern_kv kv, bool is_key, float *x, size_t d, unsigned char row[1024])
+{
+    const ern_kernels *k = ern_kernels_at(0);
+    (is_key ? k->key_store : k->value_store)[kv](x, d, row);
+    for (size_t i = 0; i < d; i++)
+        if (kv == ERN_KV_F16) x[i] = ern_f16_to_f32(ern_f32_to_f16(x[i]));
+        else if (kv != ERN_KV_F32) x[i] = row_number(kv, is_key, row, d, i);
+}
+
 static void new_cache(test_attention *t)
 {
-    const size_t d = t->head_dim, row_bytes = ern_kv_row_bytes(t->type, d);
-    const size_t unit = t->type == ERN_KV_F32 ? 4 : t->type == ERN_KV_F16 ? 2 : 1;
-    t->stride = row_bytes + unit * random_below(50);
-    t->cache_bytes = (t->n_pos - 1) * t->stride + row_bytes;
-    t->cache = new_bytes(t->cache_bytes);
-    random_floats(t->kv, t->n_pos * d);
+    const size_t d = t->head_dim, group = ern_kv_group(t->type);
+    const size_t value_bytes = ern_kv_value_bytes(t->type, d);
+    t->keys_bytes = (t->n_pos + group - 1) / group * ern_kv_group_bytes(t->type, d);
+    t->values_bytes = t->n_pos * value_bytes;
+    t->key_cache = new_bytes(t->keys_bytes);
+    t->value_cache = new_bytes(t->values_bytes);
+    random_floats(t->keys, t->n_pos * d);
+    random_floats(t->values, t->n_pos * d);
     for (size_t p = 0; p < t->n_pos; p++) {
-        float *x = t->kv + p * d, scale;
-        unsigned char *row = t->cache + p * t->stride;
-        ern_kernels_at(0)->kv_store[t->type](x, d, row);
-        for (size_t i = 0; i < d && t->type == ERN_KV_F16; i++)
-            x[i] = ern_f16_to_f32(ern_f32_to_f16(x[i]));
-        for (size_t i = 0; i < d && t->type == ERN_KV_Q8; i++) {
-            memcpy(&scale, row + d + i / 32 * sizeof scale, sizeof scale);
-            assert_true(fabsf(x[i] - scale * (float)(int8_t)row[i]) <= 0.501f * scale);
-            x[i] = scale * (float)(int8_t)row[i];
-        }
+        unsigned char row[1024];
+        new_row(t->type, true, t->keys + p * d, d, row);
+        ern_kv_key_put(t->type, d, t->key_cache, p, row);
+        new_row(t->type, false, t->values + p * d, d, row);
+        memcpy(t->value_cache + p * value_bytes, row, value_bytes);
+    }
+}
+
+static void new_queries(test_attention *t)
+{
+    const size_t d = t->head_dim, n_blocks = ern_kv_blocks(d);
+    t->q = (ern_act){ .x = t->x,         .x_stride = d + random_below(16),
+                      .q = t->code,      .q_stride = ern_round_up(d, 32) + random_below(16),
+                      .q_scale = t->scale, .q_sum = t->sum, .s_stride = n_blocks + random_below(4),
+                      .n_tokens = 1 + random_below(20) };
+    random_floats(t->x, ERN_COUNT(t->x));
+    for (size_t i = 0; i < t->q.n_tokens && ern_kv_quantized(t->type); i++) {
+        float *x = t->x + i * t->q.x_stride, *scale = t->scale + i * t->q.s_stride;
+        int8_t *q = t->code + i * t->q.q_stride;
+        ern_kernels_at(0)->quantize(x, d, q, scale, t->sum + i * t->q.s_stride);
+        for (size_t j = 0; j < d; j++) x[j] = scale[j / 32] * (float)q[j];
     }
 }
 
 static void new_attention(test_attention *t, ern_kv type)
 {
     static const size_t dims[] = { 2, 6, 16, 24, 32, 40, 64, 80, 90, 96, 128, 130, 144, 150 };
-    t->n_q = 1 + random_below(20);
     t->n_pos = 1 + random_below(60);
     t->head_dim = dims[random_below(ERN_COUNT(dims))];
-    t->q_stride = t->head_dim + random_below(16);
     t->s_stride = t->n_pos + random_below(4);
     t->type = type;
-    random_floats(t->q, ERN_COUNT(t->q));
     random_floats(t->s, ERN_COUNT(t->s));
     random_floats(t->o, ERN_COUNT(t->o));
+    new_queries(t);
     new_cache(t);
 }
 
 static void check_scores(const test_attention *t, const float *s)
 {
-    for (size_t i = 0; i < t->n_q; i++)
+    for (size_t i = 0; i < t->q.n_tokens; i++)
         for (size_t p = 0; p < t->n_pos; p++) {
             double sum = 0, size = 0;
             for (size_t d = 0; d < t->head_dim; d++) {
-                const double x = (double)t->q[i * t->q_stride + d] * (double)t->kv[p * t->head_dim + d];
+                const double x = (double)t->x[i * t->q.x_stride + d] * (double)t->keys[p * t->head_dim + d];
                 sum += x;
                 size += fabs(x);
             }
@@ -683,17 +831,18 @@ static void check_scores(const test_attention *t, const float *s)
         }
 }
 
+/* The output's stride is the queries'. */
 static void check_values(const test_attention *t, const float *o)
 {
-    for (size_t i = 0; i < t->n_q; i++)
+    for (size_t i = 0; i < t->q.n_tokens; i++)
         for (size_t d = 0; d < t->head_dim; d++) {
-            double sum = (double)t->o[i * t->q_stride + d], size = fabs(sum);
+            double sum = (double)t->o[i * t->q.x_stride + d], size = fabs(sum);
             for (size_t p = 0; p < t->n_pos; p++) {
-                const double x = (double)t->s[i * t->s_stride + p] * (double)t->kv[p * t->head_dim + d];
+                const double x = (double)t->s[i * t->s_stride + p] * (double)t->values[p * t->head_dim + d];
                 sum += x;
                 size += fabs(x);
             }
-            assert_true(fabs((double)o[i * t->q_stride + d] - sum) <= 1e-6 * size);
+            assert_true(fabs((double)o[i * t->q.x_stride + d] - sum) <= 1e-6 * size);
         }
 }
 
@@ -702,17 +851,21 @@ static void check_attention(const test_attention *t)
     float s[2][20 * 64], o[2][20 * 168], one[160];
     const ern_kernels *k;
     for (size_t i = 0; (k = ern_kernels_at(i)) != NULL; i++) {
-        const size_t j = i > 0, last = t->n_q - 1;
+        const size_t j = i > 0, n = t->q.n_tokens, last = n - 1;
         memset(s[j], 0, sizeof s[j]);
         memcpy(o[j], t->o, sizeof o[j]);
-        k->attn_scores[t->type](t->q, t->n_q, t->q_stride, t->cache, t->n_pos, t->stride, t->head_dim,
-                               0.125f, s[j], t->s_stride);
-        k->attn_values[t->type](t->s, t->n_q, t->s_stride, t->cache, t->n_pos, t->stride, t->head_dim,
-                               o[j], t->q_stride);
+        k->attn_scores[t->type](&t->q, t->key_cache, t->n_pos, t->head_dim, 0.125f, s[j], t->s_stride);
+        k->attn_values[t->type](t->s, n, t->s_stride, t->value_cache, t->n_pos, t->head_dim, o[j],
+                                t->q.x_stride);
         assert_true(same_bits(s[0], s[j], sizeof s[0]));
         assert_true(same_bits(o[0], o[j], sizeof o[0]));
-        k->attn_scores[t->type](t->q + last * t->q_stride, 1, t->q_stride, t->cache, t->n_pos,
-                               t->stride, t->head_dim, 0.125f, one, t->s_stride);
+        ern_act q = t->q;
+        q.x += last * q.x_stride;
+        q.q += last * q.q_stride;
+        q.q_scale += last * q.s_stride;
+        q.q_sum += last * q.s_stride;
+        q.n_tokens = 1;
+        k->attn_scores[t->type](&q, t->key_cache, t->n_pos, t->head_dim, 0.125f, one, t->s_stride);
         assert_true(same_bits(one, s[j] + last * t->s_stride, t->n_pos * sizeof *one));
     }
     check_scores(t, s[0]);
@@ -723,11 +876,42 @@ static void test_attention_random(void **state)
 {
     (void)state;
     static test_attention t;
-    for (int i = 0; i < 450; i++) {
+    for (int i = 0; i < 600; i++) {
         new_attention(&t, (ern_kv)(i % ERN_N_KV));
         check_attention(&t);
-        free_bytes(t.cache, t.cache_bytes);
+        free_bytes(t.key_cache, t.keys_bytes);
+        free_bytes(t.value_cache, t.values_bytes);
     }
+}
+
+/* The extremes of every code and query, where sums of 16 bits would end. */
+static void test_attention_extremes(void **state)
+{
+    (void)state;
+    static const unsigned char bytes[] = { 0x80, 0x7f, 0xff, 0x00 };
+    for (size_t b = 0; b < sizeof bytes; b++)
+        for (int sign = -1; sign <= 1; sign += 2)
+            for (unsigned kv = ERN_KV_Q8; kv <= ERN_KV_Q4; kv++) {
+                unsigned char keys[4096];
+                int8_t q[64];
+                const float scale[2] = { 1, 1 };
+                const int32_t sum[2] = { sign * 127 * 32, sign * 127 * 32 };
+                const uint16_t one = ern_f32_to_bf16(1);
+                const size_t scales = ern_kv_group_scales((ern_kv)kv, 2);
+                memset(keys, bytes[b], sizeof keys);
+                memset(q, sign * 127, sizeof q);
+                for (size_t i = 0; i < 32; i++) memcpy(keys + scales + 2 * i, &one, sizeof one);
+                const ern_act act = { NULL, 0, q, 64, scale, sum, 2, 1 };
+                const int low = kv == ERN_KV_Q8 ? (int8_t)bytes[b]
+                                                : 2 * (int)((bytes[b] & 15u) | (bytes[b] & 1u) << 4) - 31;
+                const ern_kernels *k;
+                for (size_t i = 0; (k = ern_kernels_at(i)) != NULL; i++) {
+                    float s[16];
+                    k->attn_scores[kv](&act, keys, 16, 64, 1.0f, s, 16);
+                    if (kv == ERN_KV_Q8 || bytes[b] == 0 || bytes[b] == 0xff)
+                        for (size_t r = 0; r < 16; r++) assert_true(s[r] == (float)(sign * 127 * 64 * low));
+                }
+            }
 }
 
 /* ---- The choice of a set ------------------------------------------------------------------- */
@@ -760,8 +944,11 @@ int main(void)
         cmocka_unit_test(test_rmsnorm),        cmocka_unit_test(test_sums),
         cmocka_unit_test(test_max_infinite),   cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_exp),            cmocka_unit_test(test_exp_ends),
-        cmocka_unit_test(test_rope),           cmocka_unit_test(test_kv_store),
-        cmocka_unit_test(test_kv_store_q8),    cmocka_unit_test(test_attention_random),
+        cmocka_unit_test(test_rope),           cmocka_unit_test(test_hadamard),
+        cmocka_unit_test(test_store_plain),    cmocka_unit_test(test_store_linear),
+        cmocka_unit_test(test_store_q4_values),
+        cmocka_unit_test(test_attention_random),
+        cmocka_unit_test(test_attention_extremes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,8 +45,8 @@ static void saved_sessions_continue_the_same(void **state)
     (void)state;
     static const test_model_spec *const specs[] = { &test_dense_spec, &test_moe_spec };
     const char *path = test_path("saved");
-    static const ernie_kv_type kv_types[] = { ERNIE_KV_F16, ERNIE_KV_F32, ERNIE_KV_Q8 };
-    for (int i = 0; i < 6; i++) {
+    static const ernie_kv_type kv_types[] = { ERNIE_KV_F16, ERNIE_KV_F32, ERNIE_KV_Q8, ERNIE_KV_Q4 };
+    for (int i = 0; i < 8; i++) {
         test_world w;
         test_world_open(&w, specs[i % 2]);
         ernie_session *session = fed_session(w.model, kv_types[i / 2]), *other;
@@ -210,11 +210,12 @@ static void hostile_files_are_refused(void **state)
         ernie_status status;
         const char *words[2];
     } cases[] = {
-        { 8, 2, ERNIE_UNSUPPORTED, { "version 2", "version 1" } },
-        { 8, 0, ERNIE_UNSUPPORTED, { "version 0", "version 1" } },
+        { 8, 3, ERNIE_UNSUPPORTED, { "version 3", "version 2" } },
+        { 8, 1, ERNIE_UNSUPPORTED, { "version 1", "version 2" } },
         { 12, 1, ERNIE_MISMATCH, { "holds an f32 cache", "an f16 one" } },
         { 12, 2, ERNIE_MISMATCH, { "holds a q8 cache", "an f16 one" } },
-        { 12, 3, ERNIE_UNSUPPORTED, { "type 3", "0 to 2" } },
+        { 12, 3, ERNIE_MISMATCH, { "holds a q4 cache", "an f16 one" } },
+        { 12, 4, ERNIE_UNSUPPORTED, { "type 4", "0 to 3" } },
         { 16, 33, ERNIE_FULL, { "33", "32" } },
         { 16, UINT32_MAX, ERNIE_FULL, { "4294967295", "32" } },
         { 16, N_IDS + 1, ERNIE_FORMAT, { "bytes", "header" } },
@@ -294,6 +295,10 @@ static void foreign_sessions_are_refused(void **state)
     ernie_session_free(session);
     session = fed_session(s.w.model, ERNIE_KV_Q8);
     FAILS(ERNIE_MISMATCH, ernie_session_load(session, s.path, &error), "an f16 cache", "a q8 one");
+    check_empty(session);
+    ernie_session_free(session);
+    session = fed_session(s.w.model, ERNIE_KV_Q4);
+    FAILS(ERNIE_MISMATCH, ernie_session_load(session, s.path, &error), "an f16 cache", "a q4 one");
     check_empty(session);
     ernie_session_free(session);
     session = test_session(s.w.model, N_IDS - 1);

@@ -175,10 +175,11 @@ static void threads_change_nothing(void **state)
     static const test_model_spec *const specs[] = { &test_dense_spec, &test_moe_spec };
     static const uint32_t n_threads[] = { 2, 3, 8 };
     static float expected[(N_IDS + 4) * VOCAB], logits[(N_IDS + 4) * VOCAB];
-    for (size_t m = 0; m < 2 * ERN_COUNT(specs); m++) {
+    static const ernie_kv_type kv_types[] = { ERNIE_KV_F16, ERNIE_KV_Q8, ERNIE_KV_Q4 };
+    for (size_t m = 0; m < ERN_COUNT(kv_types) * ERN_COUNT(specs); m++) {
         test_world w;
-        const ernie_kv_type kv_type = m % 2 ? ERNIE_KV_Q8 : ERNIE_KV_F16;
-        test_world_open(&w, specs[m / 2]);
+        const ernie_kv_type kv_type = kv_types[m % ERN_COUNT(kv_types)];
+        test_world_open(&w, specs[m / ERN_COUNT(kv_types)]);
         logits_on(w.model, 1, kv_type, expected);
         for (size_t i = 0; i < ERN_COUNT(n_threads); i++) {
             logits_on(w.model, n_threads[i], kv_type, logits);

@@ -75,6 +75,7 @@ static ernie_kv_type cli_kv_type(const cli_context *cli, ernie_kv_type kv)
     const char *name = cli->options.kv;
     if (!name) return kv;
     if (strcmp(name, "q8") == 0) return ERNIE_KV_Q8;
+    if (strcmp(name, "q4") == 0) return ERNIE_KV_Q4;
     return strcmp(name, "f32") == 0 ? ERNIE_KV_F32 : ERNIE_KV_F16;
 }
 

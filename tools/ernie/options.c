@@ -140,10 +140,11 @@ static const option_row option_rows[] = {
       "tokens of context [enough for the prompt and -n, 4096 or more; at most the model's limit]" },
     { "ctx", 0, "N", OPTION_COUNT, COMMAND_CHAT, AT(n_ctx), 1, COUNT_MAX, NULL,
       "tokens of context [4096; at most the model's limit]" },
-    { "kv", 0, "TYPE", OPTION_CHOICE, SESSIONS & ~COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8",
-      "type of the cached keys and values: f16, f32, or q8 for half of the memory [f16]" },
-    { "kv", 0, "TYPE", OPTION_CHOICE, COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8",
-      "type of the cached keys and values: f16, f32 or q8 [f32]" },
+    { "kv", 0, "TYPE", OPTION_CHOICE, SESSIONS & ~COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8|q4",
+      "type of the cached keys and values: f16, f32, q8 for half of the memory, or q4 for a third "
+      "of it at some loss [f16]" },
+    { "kv", 0, "TYPE", OPTION_CHOICE, COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8|q4",
+      "type of the cached keys and values: f16, f32, q8 or q4 [f32]" },
     { "memory", 0, "SIZE", OPTION_SIZE, SESSIONS, AT(memory), 0, 0, NULL,
       "refuse to start when keys, values and scratch need more than SIZE, such as 512M or 4G; "
       "weights are not counted, wherever they lie [no limit]" },
