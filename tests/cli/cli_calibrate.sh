@@ -57,4 +57,14 @@ bad 2 'options --common and --diagonal exclude each other' \
 bad 2 'unexpected argument' calibrate $MODEL six.jsonl h.imatrix x
 absent h.imatrix
 
+# What is collected belongs to a model of this shape.
+if [ -d "$REPO/tests/data/micro-moe" ]; then
+    for type in c3 bf16; do
+        bad 1 'convert: a.imatrix: was made with another model: its n_layers is 2, here it is 3' \
+            convert "$REPO/tests/data/micro-moe" micro.ernie --type $type --imatrix a.imatrix
+    done
+    absent micro.ernie
+    absent micro.ernie.part
+fi
+
 finish

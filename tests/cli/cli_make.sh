@@ -21,6 +21,17 @@ for type in f32 f16 bf16 w8 c4 c3 c2; do
     rm -f $type.ernie
 done
 
+for preset in tiny small medium large; do
+    ok synth $preset.ernie --shape demo --layers 2 --preset $preset
+    ok verify $preset.ernie
+    ok run $preset.ernie --ids 5,6 -n 2 --temp 0 --json
+    json 'len(v["ids"]) <= 2'
+    sizes="$sizes $(wc -c <$preset.ernie)"
+    rm -f $preset.ernie
+done
+checked
+[ "$sizes" = "$(printf ' %s' $(printf '%s\n' $sizes | sort -n))" ] || failed "presets should grow:$sizes"
+
 # ---- convert ----
 bad 1 'convert: nowhere: cannot be opened: No such file or directory' convert nowhere b.ernie
 absent b.ernie
@@ -61,6 +72,27 @@ if [ -d "$CHECKPOINT" ]; then
     bad 1 'micro.ernie: the model file has no tokenizer' detokenize micro.ernie --ids 5
     printf '{"text": "hello"}\n' >text.jsonl
     bad 1 'micro.ernie: the model file has no tokenizer' eval micro.ernie text.jsonl
+
+    for choice in '--type c4' '--type c3' '--type c2' '--preset tiny' '--preset small' \
+        '--preset medium' '--preset large'; do
+        ok convert "$CHECKPOINT" few.ernie $choice --force --threads 1
+        cp few.ernie one
+        ok convert "$CHECKPOINT" few.ernie $choice --force --threads 3
+        same few.ernie one
+        ok verify few.ernie
+        ok run few.ernie --ids 5,6 -n 2 --json
+    done
+    ok convert "$CHECKPOINT" slow.ernie --type c2
+    ok convert "$CHECKPOINT" fast.ernie --type c2 --fast
+    checked
+    ! cmp -s slow.ernie fast.ernie || failed "--fast should change what is found"
+    bad 1 'convert: nowhere.imatrix: cannot be opened' \
+        convert "$CHECKPOINT" d.ernie --imatrix nowhere.imatrix
+    printf 'no statistics' >text.imatrix
+    bad 1 "convert: $PWD/text.imatrix: has 13 bytes, a calibration file at least 512" \
+        convert "$CHECKPOINT" d.ernie --imatrix "$PWD/text.imatrix"
+    absent d.ernie
+    absent d.ernie.part
 
     # What the converter settles by itself is said once, and not with --quiet.
     cp -r "$CHECKPOINT" untied

@@ -104,9 +104,12 @@ bad 2 'option --temp does not belong to this command' info model --temp 1
 bad 2 'option --limit: "0" is not a whole number' eval model file --limit 0
 bad 2 'option --skip: "-1" is not a whole number' calibrate model file out --skip=-1
 bad 2 'option --against does not belong to this command' calibrate model file out --against base
-bad 2 'option --preset: presets are not offered by this build, use --type' convert a b --preset tiny
-bad 2 'option --preset: presets are not offered by this build' synth a --preset=tiny
-bad 2 'option --imatrix: calibration is not offered by this build' convert a b --imatrix file
+bad 2 'options --type c3 and --preset tiny exclude each other' convert a b --type c3 --preset tiny
+bad 2 'options --type f32 and --preset large exclude each other' \
+    synth a --shape demo --preset=large --type=f32
+bad 2 'option --preset: "huge" is not one of tiny, small, medium, large' convert a b --preset huge
+bad 2 'option --imatrix does not belong to this command' synth a --shape demo --imatrix file
+bad 2 'option --fast does not belong to this command' synth a --shape demo --fast
 bad 2 'option --type: "q4" is not one of f32, f16, bf16, w8, w4' convert a b --type q4
 bad 2 'option --chat: "jinja" is not one of plain, thinking, none' convert a b --chat jinja
 bad 2 'option --shape is missing, expected 21b, 300b, 0.3b or demo' synth a

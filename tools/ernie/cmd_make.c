@@ -68,12 +68,15 @@ static void make_show(cli_context *cli, char *notes)
     }
 }
 
-/* The sentence is led by the input's path unless it is about the output. */
+/* The sentence is led by the input's path unless it is about the output or the statistics. */
 static int make_fail(cli_context *cli, const char *source, const char *out,
                      const ernie_error *error)
 {
-    const bool about_out = strncmp(error->message, out, strlen(out)) == 0;
-    return cli_fail_error(cli, about_out ? out : source, error);
+    const char *const others[] = { out, cli->options.imatrix };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (others[i] && strncmp(error->message, others[i], strlen(others[i])) == 0)
+            source = others[i];
+    return cli_fail_error(cli, source, error);
 }
 
 int cmd_convert(cli_context *cli)

@@ -49,13 +49,17 @@ const cli_command cli_commands[] = {
       "a slash: there are no commands. What goes wrong, Ctrl-C included, ends the program." },
     { { "convert", COMMAND_CONVERT, main_source_out },
       cmd_convert,
-      "SOURCE OUT [--type T] [--chat F] [--name S]",
+      "SOURCE OUT [--type T | --preset P] [--imatrix FILE] ...",
       "make a model file from a checkpoint or a GGUF file",
       "SOURCE is a directory with config.json, safetensors and tokenizer.model as published\n"
       "(the -PT layout), or a GGUF file of ERNIE 4.5: of several parts the first, with the\n"
       "others beside it. Its weights are read exactly and written as --type says; f32 keeps\n"
-      "every value, w8 comes close, the default rounds a second time. OUT appears when it is complete, never before: until then the work\n"
-      "lies in OUT.part, which failure and Ctrl-C remove. Prints one line with the sizes." },
+      "every value, w8 comes close, the default rounds a second time.\n\n"
+      "c4, c3 and c2 are types of experts, of which a large model consists; the rest is kept at\n"
+      "w4 or better. A preset is a mix of types. FILE is what \"ernie calibrate\" wrote for this\n"
+      "model in f32 or bf16: errors of w4, c4, c3 and c2 are then put where they matter least.\n\n"
+      "OUT appears when it is complete, never before: until then the work lies in OUT.part, which\n"
+      "failure and Ctrl-C remove. Prints one line with the sizes." },
     { { "export", COMMAND_EXPORT, main_model_out },
       cmd_export,
       "MODEL OUT.gguf [--type T]",
