@@ -23,8 +23,7 @@ typedef enum option_kind {
     OPTION_SIZE,       /* uint64_t bytes */
     OPTION_IDS,        /* id_list, repeatable */
     OPTION_TEXTS,      /* text_list, repeatable */
-    OPTION_BIAS,       /* bias_list, repeatable */
-    OPTION_REFUSED     /* takes a value, and `choices` says why it is not offered */
+    OPTION_BIAS        /* bias_list, repeatable */
 } option_kind;
 
 typedef struct option_row {
@@ -346,10 +345,9 @@ static bool options_set(program_options *options, const option_row *row, const c
     case OPTION_SIZE: return options_set_size(row, field, text, error);
     case OPTION_IDS: return options_set_ids(row, field, text, error);
     case OPTION_TEXTS: return options_add_text(row, field, text, error);
-    case OPTION_BIAS: return options_add_bias(row, field, text, error);
-    case OPTION_REFUSED: break;
+    case OPTION_BIAS: break;
     }
-    return options_fail(error, "option --%s: %s", row->name, row->choices);
+    return options_add_bias(row, field, text, error);
 }
 
 /* ---- getopt -------------------------------------------------------------------------------- */
