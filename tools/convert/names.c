@@ -185,7 +185,7 @@ static ernie_status names_find_router(const names_search *search, conv_source *s
     const ernie_status status = names_use(search, tensor, dims, 2);
     if (status != ERNIE_OK) return status;
     names_add_slice(source, tensor, 0, search->record->n_rows);
-    source->slices[0].transposed = true;
+    source->slices[0].coding = CONV_COLUMNS;
     return ERNIE_OK;
 }
 
