@@ -106,7 +106,7 @@ if [ -d "$CHECKPOINT" ]; then
     mkdir paddle
     cp "$CHECKPOINT"/config.json paddle/
     : >paddle/model_state.pdparams
-    bad 1 'convert: paddle: is in the Paddle layout (model_state.pdparams); use the checkpoint whose name ends in -PT' \
+    bad 1 'convert: paddle: holds Paddle pickles (model_state.pdparams), only safetensors can be converted' \
         convert paddle d.ernie
 
     # A checkpoint that is damaged is named, and so is what is wrong with it.

@@ -42,6 +42,7 @@ typedef struct convert_state {
     conv_config config;
     conv_tensors tensors;
     conv_gguf gguf; /* its metadata, when tensors.gguf */
+    conv_paddle paddle;
     conv_plan plan;
     conv_source (*sources)[2]; /* [n_sources], beside plan.records */
     size_t n_sources;
@@ -240,25 +241,14 @@ static ernie_status convert_refuse_vision(const convert_state *state, const char
     return ERNIE_OK;
 }
 
-static ernie_status convert_refuse_paddle(const convert_state *state, const char *dir,
-                                          ernie_error *error)
-{
-    const conv_tensor *tensor = conv_names_find_paddle(&state->tensors);
-    ERN_FAIL_IF(
-        tensor, error, ERNIE_UNSUPPORTED,
-        "%s: is in the Paddle layout (tensor \"%.96s\"); use the checkpoint whose name ends "
-        "in -PT",
-        dir, tensor->name);
-    return ERNIE_OK;
-}
-
 static void convert_settle_mixture(convert_state *state)
 {
     ern_hparams *hparams = &state->config.hparams;
     if (state->config.moe_start_unsaid)
         hparams->moe_layer_start = conv_names_moe_start(&state->tensors, hparams->n_layers);
     if (!state->config.shared_unsaid) return;
-    const uint32_t width = conv_names_shared_width(&state->tensors, hparams->n_layers);
+    const uint32_t width =
+        conv_names_shared_width(&state->tensors, &state->paddle, hparams->n_layers);
     hparams->shared_intermediate_size = width;
     hparams->n_shared_experts =
         (uint32_t)ern_max_size(width / hparams->moe_intermediate_size, width > 0);
@@ -272,16 +262,18 @@ static void convert_settle(convert_state *state)
     ern_hparams *hparams = &state->config.hparams;
     const ern_log *log = &state->options.log;
     const bool has_head = conv_names_has_head(&state->tensors);
+    /* Paddle ties nothing unless told to. */
+    if (state->paddle.turned && !state->config.tie_said) state->config.tie = false;
     hparams->tied = state->config.tie || !has_head;
     if (hparams->n_experts > 0) convert_settle_mixture(state);
-    if (!state->config.tie && !has_head)
+    if (!state->config.tie && state->config.tie_said && !has_head)
         ern_log_write(
             log, ERNIE_LOG_WARN,
             "tie_word_embeddings is false, but there is no lm_head.weight: the embedding serves");
     if (state->config.unknown[0])
         ern_log_write(log, ERNIE_LOG_WARN, "config.json: unknown and left out: %s",
                       state->config.unknown);
-    if (has_head && !state->config.tie_said)
+    if (has_head && state->config.tie && !state->config.tie_said)
         ern_log_write(log, ERNIE_LOG_WARN,
                       "lm_head.weight is left out: config.json does not say tie_word_embeddings, "
                       "whose default is true");
@@ -316,9 +308,10 @@ static ernie_status convert_open(convert_state *state, const char *dir, ernie_er
         const ernie_status vision = convert_refuse_vision(state, dir, error);
         if (vision != ERNIE_OK) return vision;
     }
-    if (status == ERNIE_OK) status = convert_refuse_paddle(state, dir, error);
-    if (status == ERNIE_OK) convert_settle(state);
-    return status;
+    if (status != ERNIE_OK) return status;
+    conv_paddle_detect(&state->paddle, &state->tensors);
+    convert_settle(state);
+    return ERNIE_OK;
 }
 
 /* ---- The plan -------------------------------------------------------------------------------- */
@@ -341,8 +334,8 @@ static ernie_status convert_add_record(convert_state *state, const ern_record *r
     bool absent;
     conv_source sources[2];
     const uint32_t i = state->plan.header.n_records;
-    ernie_status status = conv_names_find(sources, &state->tensors, &state->config.hparams, record,
-                                          optional, &absent, error);
+    ernie_status status = conv_names_find(sources, &state->tensors, &state->config.hparams,
+                                          &state->paddle, record, optional, &absent, error);
     if (status != ERNIE_OK || absent) return status;
     status = conv_plan_add(&state->plan, record, types, error);
     if (status != ERNIE_OK) return status;
