@@ -8,16 +8,18 @@
 #include "../../tools/convert/export.h"
 #include "../../tools/convert/synth.h"
 #include "../unit/convert_run.h"
+#include "../unit/checkpoint_paddle.h"
 #include "../unit/gguf_file.h"
 #include "../unit/test_allocator.h"
 
 #include <jansson.h>
 
-/* ---- The checkpoint, and the makers of files ----------------------------------------------- */
+/* ---- The checkpoints, and the makers of files ---------------------------------------------- */
 
 static const char older[] = "older";
 /* What comes out when nothing fails. */
-static file_bytes converted, imported, synthesized, exported;
+static file_bytes converted, imported, synthesized, exported, unquantized;
+static char paddle_dir[300];
 static char model_file[340]; /* the converted one, which is exported */
 
 static test_allocator counter;
@@ -37,6 +39,11 @@ static ernie_status convert_source(const char *source, unsigned n_threads, ernie
 static ernie_status convert(unsigned n_threads, ernie_error *error)
 {
     return convert_source(in_dir, n_threads, error);
+}
+
+static ernie_status convert_paddle(unsigned n_threads, ernie_error *error)
+{
+    return convert_source(paddle_dir, n_threads, error);
 }
 
 /* The first of two parts. */
@@ -83,6 +90,7 @@ static const maker makers[] = {
     { "synth", synthesize, &synthesized, 2 },
     { "GGUF", import, &imported, 1 },
     { "export", export_model, &exported, 2 },
+    { "convert, quantized", convert_paddle, &unquantized, 2 },
 };
 
 static void begin_trial(void)
@@ -388,7 +396,27 @@ static void write_gguf(void)
     gguf_free(&g);
 }
 
-/* Every kind of file that a checkpoint can have, and GGUF in two parts. */
+/* Codes and scales in columns, and scales that are looked at before. */
+static void write_paddle(void)
+{
+    const paddle_forms forms = {
+        .dense = FORM_WINT8, .experts = { FORM_W4A8 }, .split = 100, .hadamard = 128
+    };
+    paddle_begin(&model);
+    model.hidden = model.width = 64;
+    model.n_heads = model.n_layers = model.n_experts = 2;
+    model.expert_width = 128;
+    model.n_shared = model.n_mtp = 0;
+    model.config_extra = "\"quantization_config\": {\"dense_quant_type\": \"wint8\", "
+                         "\"moe_quant_type\": \"w4a8\"}, ";
+    checkpoint_build(&model);
+    paddle_quantize(&model, &forms, true);
+    snprintf(paddle_dir, sizeof paddle_dir, "%s/paddle", top);
+    checkpoint_write(&model, paddle_dir);
+    checkpoint_free(&model);
+}
+
+/* Every kind of file that a checkpoint can have, GGUF in two parts and a quantized -Paddle one. */
 static int setup(void **state)
 {
     checkpoint_bytes pieces;
@@ -419,6 +447,8 @@ static int setup(void **state)
     snprintf(model_file, sizeof model_file, "%s/m.ernie", top);
     checkpoint_put(top, "m.ernie", converted.data, converted.n);
     exported = make_untroubled(&makers[4]);
+    write_paddle();
+    unquantized = make_untroubled(&makers[5]);
     return 0;
 }
 
@@ -428,6 +458,7 @@ static int teardown(void **state)
     free(imported.data);
     free(synthesized.data);
     free(exported.data);
+    free(unquantized.data);
     return run_teardown(state);
 }
 

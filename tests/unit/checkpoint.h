@@ -24,6 +24,8 @@ typedef struct checkpoint_tensor {
     size_t dims[4];
     size_t n;
     float *values;
+    unsigned char *bytes; /* [n_bytes]: the data as they are, where no float stands for them */
+    size_t n_bytes;
     unsigned shard;
 } checkpoint_tensor;
 
@@ -88,6 +90,7 @@ static inline void checkpoint_remove(checkpoint *c, const char *name)
     checkpoint_tensor *t = checkpoint_find(c, name);
     if (!t) abort();
     free(t->values);
+    free(t->bytes);
     *t = c->tensors[--c->n];
 }
 
@@ -100,7 +103,10 @@ static inline void checkpoint_rename(checkpoint *c, const char *name, const char
 
 static inline void checkpoint_free(checkpoint *c)
 {
-    for (unsigned i = 0; i < c->n; i++) free(c->tensors[i].values);
+    for (unsigned i = 0; i < c->n; i++) {
+        free(c->tensors[i].values);
+        free(c->tensors[i].bytes);
+    }
     c->n = 0;
 }
 
@@ -402,6 +408,8 @@ static inline void checkpoint_shard_name(const checkpoint *c, unsigned shard, ch
 static inline size_t checkpoint_encode(const checkpoint_tensor *t, unsigned char *dst)
 {
     const size_t size = strcmp(t->dtype, "F32") == 0 ? 4 : 2;
+    if (t->bytes) memcpy(dst, t->bytes, t->n_bytes);
+    if (t->bytes) return t->n_bytes;
     for (size_t i = 0; i < t->n; i++) {
         const uint16_t half = strcmp(t->dtype, "F16") == 0 ? ern_f32_to_f16(t->values[i])
                                                            : ern_f32_to_bf16(t->values[i]);

@@ -143,7 +143,7 @@ static void twin_paddle_unfused(void)
     checkpoint_free(&model);
     model.ernie_prefix = model.paddle = true;
     checkpoint_build(&model);
-    checkpoint_remove(&model, "ernie.layers.0.self_attn.q_proj.weight");
+    checkpoint_remove(&model, "ernie.layers.0.self_attn.k_proj.weight");
 }
 static void twin_vision_config(void)
 {
@@ -217,8 +217,8 @@ static const struct {
     { twin_paddle_nan, ERNIE_FORMAT,
       "\"ernie.layers.1.self_attn.qkv_proj.weight\": weight [3, 50] is not a number" },
     { twin_paddle_unfused, ERNIE_FORMAT,
-      "tensor \"ernie.layers.0.self_attn.q_proj.weight\" is missing, expected with shape [50, "
-      "42]" },
+      "tensor \"ernie.layers.0.self_attn.k_proj.weight\" is missing, expected with shape [50, "
+      "14]" },
     { twin_vision_config, ERNIE_UNSUPPORTED,
       "vision-language checkpoint (vision_config in config.json)" },
     { twin_mtp, ERNIE_FORMAT, "tensor \"model.mtp_hidden_norm.0.weight\" is missing" },

@@ -1,19 +1,21 @@
 /* A column is never read alone: rows are made sixteen at a time, as the encoder wants them, out of
  * lines that hold these sixteen columns side by side. */
 #include "columns.h"
+#include "paddle_decode.h"
 
 #define COLUMNS_TILE 16u /* lines that are turned at once */
 
 ERN_FN size_t conv_slice_row_bytes(const conv_slice *slice, uint32_t n_cols)
 {
+    if (slice->coding > CONV_COLUMNS)
+        return (size_t)n_cols * conv_paddle_bits16(slice->coding) / 128;
     return (size_t)conv_row_bytes(slice->tensor, n_cols);
 }
 
-/* Values at .. at + n - 1 of lines 0 .. n_lines - 1 of a tensor whose lines have `width` values of
- * value_bytes. */
-static void columns_add_rect(conv_columns *columns, const conv_tensor *tensor, size_t value_bytes,
-                             uint64_t width, uint64_t at, size_t n, size_t n_lines)
+ERN_FN void conv_columns_need(conv_columns *columns, const conv_tensor *tensor, size_t value_bytes,
+                              uint64_t width, uint64_t at, size_t n, size_t n_lines)
 {
+    ERN_ASSERT(columns->n_rects < CONV_RECTS_MAX);
     columns->rects[columns->n_rects++] = (conv_rect){ .tensor = tensor,
                                                       .offset = tensor->offset + at * value_bytes,
                                                       .pitch = width * value_bytes,
@@ -26,8 +28,11 @@ ERN_FN void conv_columns_set(conv_columns *columns, const conv_slice *slice, uin
 {
     const conv_tensor *tensor = slice->tensor;
     *columns = (conv_columns){ .slice = slice, .n_cols = n_cols, .first = first, .n = n };
-    columns_add_rect(columns, tensor, tensor->block_bytes, tensor->dims[1],
-                     (uint64_t)slice->first_row + first, n, n_cols);
+    if (slice->coding > CONV_COLUMNS)
+        conv_paddle_columns_set(columns);
+    else
+        conv_columns_need(columns, tensor, tensor->block_bytes, tensor->dims[1],
+                          (uint64_t)slice->first_row + first, n, n_cols);
 }
 
 /* Plain values: lines [n_cols][n] become rows, a tile of lines at a time. */
@@ -51,7 +56,8 @@ ERN_FN ernie_status conv_columns_rows(const conv_columns *columns, const conv_en
                                       uint32_t row, uint32_t n, float *values, size_t stride,
                                       ernie_error *error)
 {
-    (void)error;
+    if (columns->slice->coding > CONV_COLUMNS)
+        return conv_paddle_columns_rows(columns, encoder, row, n, values, stride, error);
     columns_turn(columns, encoder, row, n, values, stride);
     return ERNIE_OK;
 }

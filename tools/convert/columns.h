@@ -4,9 +4,9 @@
 #define ERN_CONVERT_COLUMNS_H
 
 #include "encode.h"
-#include "names.h"
+#include "slice.h"
 
-#define CONV_RECTS_MAX 1u
+#define CONV_RECTS_MAX (CONV_COMPANIONS_MAX + 1u) /* the tensor's and its companions' */
 
 /* Lines of n_bytes in a shard's file, pitch bytes apart, and their place in memory, where they lie
  * without gaps. */
@@ -28,6 +28,10 @@ typedef struct conv_columns {
 /* Names the rects; their data is NULL until the caller has read them. coding is not CONV_ROWS. */
 ERN_FN void conv_columns_set(conv_columns *columns, const conv_slice *slice, uint32_t n_cols,
                              uint32_t first, uint32_t n);
+/* For the codings: one more rect, values at .. at + n - 1 of the first n_lines lines of a tensor
+ * whose lines have `width` values of value_bytes. */
+ERN_FN void conv_columns_need(conv_columns *columns, const conv_tensor *tensor, size_t value_bytes,
+                              uint64_t width, uint64_t at, size_t n, size_t n_lines);
 
 /* Rows row .. row + n - 1 of the slice, among those of `columns`, n at most 16: row i to
  * values + i * stride, which is at least n_cols. */

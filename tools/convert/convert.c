@@ -308,10 +308,11 @@ static ernie_status convert_open(convert_state *state, const char *dir, ernie_er
         const ernie_status vision = convert_refuse_vision(state, dir, error);
         if (vision != ERNIE_OK) return vision;
     }
-    if (status != ERNIE_OK) return status;
-    conv_paddle_detect(&state->paddle, &state->tensors);
-    convert_settle(state);
-    return ERNIE_OK;
+    if (status == ERNIE_OK)
+        status = conv_paddle_detect(&state->paddle, &state->tensors, &state->config.quant,
+                                    &state->config.hparams, error);
+    if (status == ERNIE_OK) convert_settle(state);
+    return status;
 }
 
 /* ---- The plan -------------------------------------------------------------------------------- */
@@ -431,7 +432,7 @@ static bool convert_has_columns(const convert_state *state)
     return false;
 }
 
-/* Buffers per worker, and how many workers fit beside the chunks and what they are made of. */
+/* Buffers per worker, and how many workers fit beside the batches and what they are made of. */
 static void convert_size_workers(convert_state *state)
 {
     uint64_t taken = 2 * CONV_BATCH_BYTES;

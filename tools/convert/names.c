@@ -81,6 +81,30 @@ static void names_add_slice(conv_source *source, const conv_tensor *tensor, uint
                                      + first_row * conv_row_bytes(tensor, source->n_cols) };
 }
 
+/* The quantized form of the tensor `name`, which ends in ".weight", or NULL. */
+static conv_tensor *names_lookup_quantized(const names_search *search, const char *name,
+                                           char full[NAMES_FULL_MAX])
+{
+    char quantized[NAMES_TEXT_MAX + 8];
+    const size_t n = strlen(name) - strlen("weight");
+    snprintf(quantized, sizeof quantized, "%.*squant_weight", (int)n, name);
+    return names_lookup(search, quantized, full);
+}
+
+/* Is there a linear layer of that name, in any form? */
+static bool names_has_linear(const names_search *search, const char *name)
+{
+    char full[NAMES_FULL_MAX];
+    return names_lookup(search, name, full) || names_lookup_quantized(search, name, full);
+}
+
+/* Which of two spellings to ask for; where there is neither, the one that is usual in the layout. */
+static bool names_is_fused(const names_search *search, const char *fused, const char *first_part)
+{
+    if (names_has_linear(search, fused)) return true;
+    return search->paddle->turned && !names_has_linear(search, first_part);
+}
+
 /* The tensor `name` of [n_rows][n_cols] as the next slice; of a `turned` one, [n_cols][n_rows], the
  * columns. */
 static ernie_status names_add_matrix(const names_search *search, conv_source *source,
@@ -101,7 +125,12 @@ static ernie_status names_add_matrix(const names_search *search, conv_source *so
 static ernie_status names_add_linear(const names_search *search, conv_source *source,
                                      const char *name, uint32_t n_rows)
 {
-    return names_add_matrix(search, source, name, search->paddle->turned, n_rows);
+    char full[NAMES_FULL_MAX];
+    conv_tensor *quantized = NULL;
+    if (!names_lookup(search, name, full)) quantized = names_lookup_quantized(search, name, full);
+    if (!quantized) return names_add_matrix(search, source, name, search->paddle->turned, n_rows);
+    return conv_paddle_bind(&source->slices[source->n_slices++], search->tensors, search->paddle,
+                            search->record, quantized, n_rows, source->n_cols, search->error);
 }
 
 /* The last slice becomes two of n_rows rows, one after the other. */
@@ -111,7 +140,8 @@ static void names_halve(conv_source *source, uint32_t n_rows)
     slice[0].n_rows = n_rows;
     slice[1] = slice[0];
     slice[1].first_row += n_rows;
-    slice[1].offset += n_rows * conv_row_bytes(slice->tensor, source->n_cols);
+    if (slice->coding == CONV_ROWS)
+        slice[1].offset += n_rows * conv_row_bytes(slice->tensor, source->n_cols);
 }
 
 /* ---- Kinds ----------------------------------------------------------------------------------- */
@@ -155,11 +185,10 @@ static ernie_status names_find_qkv(const names_search *search, conv_source *sour
 {
     static const char *const parts[] = { "self_attn.q_proj.weight", "self_attn.k_proj.weight",
                                          "self_attn.v_proj.weight" };
-    char full[NAMES_FULL_MAX];
     const ern_hparams *h = search->hparams;
     const uint32_t rows[] = { h->n_heads * h->head_dim, h->n_kv_heads * h->head_dim,
                               h->n_kv_heads * h->head_dim };
-    if (names_lookup(search, "self_attn.qkv_proj.weight", full))
+    if (names_is_fused(search, "self_attn.qkv_proj.weight", parts[0]))
         return names_add_linear(search, source, "self_attn.qkv_proj.weight",
                                 search->record->n_rows);
     for (size_t i = 0; i < 3; i++) {
@@ -173,15 +202,15 @@ static ernie_status names_find_qkv(const names_search *search, conv_source *sour
 static ernie_status names_find_gate_up(const names_search *search, conv_source *source,
                                        const char *stem, uint32_t width)
 {
-    char name[NAMES_TEXT_MAX], full[NAMES_FULL_MAX];
+    char fused[NAMES_TEXT_MAX], name[NAMES_TEXT_MAX];
     source->gate_up = true;
-    snprintf(name, sizeof name, "%.40sup_gate_proj.weight", stem);
-    if (names_lookup(search, name, full)) {
-        const ernie_status status = names_add_linear(search, source, name, 2 * width);
+    snprintf(fused, sizeof fused, "%.40sup_gate_proj.weight", stem);
+    snprintf(name, sizeof name, "%.40sgate_proj.weight", stem);
+    if (names_is_fused(search, fused, name)) {
+        const ernie_status status = names_add_linear(search, source, fused, 2 * width);
         if (status == ERNIE_OK) names_halve(source, width);
         return status;
     }
-    snprintf(name, sizeof name, "%.40sgate_proj.weight", stem);
     const ernie_status status = names_add_linear(search, source, name, width);
     if (status != ERNIE_OK) return status;
     snprintf(name, sizeof name, "%.40sup_proj.weight", stem);
@@ -450,6 +479,7 @@ ERN_FN ernie_status conv_names_check_rest(const conv_tensors *tensors, const ern
     for (size_t i = 0; i < tensors->n; i++) {
         const conv_tensor *tensor = &tensors->items[i];
         if (tensor->used || strstr(tensor->name, "rotary_emb.")) continue;
+        if (conv_paddle_ignores(tensor->name)) continue;
         if (hparams->tied && strcmp(tensor->name, "lm_head.weight") == 0) continue;
         return ern_error_set(error, ERNIE_UNSUPPORTED,
                              "tensor \"%.128s\" in %.80s is unknown: nothing in this model uses it",

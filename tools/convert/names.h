@@ -1,26 +1,11 @@
 /* Where the values of each record come from: tensor names and layouts of ERNIE 4.5 checkpoints, and of
- * GGUF files by way of gguf_model.c. One room for all spellings; what comes out is rows of tensors. */
+ * GGUF files by way of gguf_model.c. One room for all spellings; what comes out is rows of tensors
+ * (slice.h). */
 #ifndef ERN_CONVERT_NAMES_H
 #define ERN_CONVERT_NAMES_H
 
 #include "../../src/format.h"
 #include "paddle.h"
-
-/* How a tensor holds the rows of a matrix. */
-typedef enum conv_coding {
-    CONV_ROWS = 0,    /* as rows of its dtype */
-    CONV_COLUMNS = 1, /* as columns of its dtype: the tensor is [n_cols][rows] */
-    CONV_N_CODINGS = 2
-} conv_coding;
-
-/* A run of matrix rows inside a tensor. */
-typedef struct conv_slice {
-    const conv_tensor *tensor;
-    uint64_t offset; /* CONV_ROWS: of row 0, in the shard's file */
-    uint32_t n_rows;
-    uint32_t first_row; /* the tensor's own number of row 0 */
-    uint32_t coding;    /* conv_coding */
-} conv_slice;
 
 /* One matrix: its slices one below the other, or, with gate_up, slice 0 and slice 1 in turns of 16
  * rows. Rows beyond the slices are zero. */

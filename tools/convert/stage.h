@@ -4,6 +4,7 @@
 #define ERN_CONVERT_STAGE_H
 
 #include "columns.h"
+#include "names.h"
 #include "plan.h"
 
 #define CONV_STAGE_BYTES  ((size_t)64 << 20) /* usual limit of a batch's needs */
