@@ -52,10 +52,11 @@ const cli_command cli_commands[] = {
       "SOURCE OUT [--type T] [--chat F] [--name S]",
       "make a model file from a checkpoint or a GGUF file",
       "SOURCE is a directory with config.json, safetensors and tokenizer.model as published\n"
-      "(the -PT layout), or a GGUF file of ERNIE 4.5: of several parts the first, with the\n"
-      "others beside it. Its weights are read exactly and written as --type says; f32 keeps\n"
-      "every value, w8 comes close, the default rounds a second time. OUT appears when it is complete, never before: until then the work\n"
-      "lies in OUT.part, which failure and Ctrl-C remove. Prints one line with the sizes." },
+      "(-PT, or -Paddle, plain or quantized), or a GGUF file of ERNIE 4.5: of several parts\n"
+      "the first, with the others beside it. Weights that come quantized are decoded exactly\n"
+      "and written as --type says; f32 keeps every value, w8 comes close, the default rounds a\n"
+      "second time. OUT appears when it is complete, never before: until then the work lies in\n"
+      "OUT.part, which failure and Ctrl-C remove. Prints one line with the sizes." },
     { { "export", COMMAND_EXPORT, main_model_out },
       cmd_export,
       "MODEL OUT.gguf [--type T]",
