@@ -33,12 +33,18 @@ typedef struct paddle_case {
 
 /* clang-format off */
 static const paddle_case paddle_cases[] = {
-    { QUANT("\"quantization\": \"wint8\""), { .dense = FORM_WINT8, .experts = { FORM_WINT8 } }, 0, 0 },
-    { QUANT("\"quantization\": \"wint8\""), { .dense = FORM_WINT8_TILED, .experts = { FORM_WINT8_TILED } }, 0, 0 },
-    { MIX("wint4", "wint4", ""), { .dense = FORM_WINT4, .experts = { FORM_WINT4 } }, 0, 0 },
-    { MIX("wint8", "wint4", ""), { .dense = FORM_WINT8_TILED, .experts = { FORM_WINT4_TILED } }, 0, 0 },
-    { MIX("wint8", "wint4", ""), { .dense = FORM_N, .experts = { FORM_WINT4 } }, 0, 0 },
-    { MIX("wint8", "w4a8", ""), { .dense = FORM_WINT8, .experts = { FORM_W4A8 }, .hadamard = 64 }, 0, 0 },
+    { QUANT("\"quantization\": \"wint8\""),
+      { .dense = FORM_WINT8, .experts = { FORM_WINT8 } }, 0, 0 },
+    { QUANT("\"quantization\": \"wint8\""),
+      { .dense = FORM_WINT8_TILED, .experts = { FORM_WINT8_TILED } }, 0, 0 },
+    { MIX("wint4", "wint4", ""),
+      { .dense = FORM_WINT4, .experts = { FORM_WINT4 } }, 0, 0 },
+    { MIX("wint8", "wint4", ""),
+      { .dense = FORM_WINT8_TILED, .experts = { FORM_WINT4_TILED } }, 0, 0 },
+    { MIX("wint8", "wint4", ""),
+      { .dense = FORM_N, .experts = { FORM_WINT4 } }, 0, 0 },
+    { MIX("wint8", "w4a8", ""),
+      { .dense = FORM_WINT8, .experts = { FORM_W4A8 }, .hadamard = 64 }, 0, 0 },
     { MIX("wint8", "w4a8", ", \"is_permuted\": false, \"hadamard_block_size\": 16"),
       { .dense = FORM_WINT8_TILED, .experts = { FORM_W4A8 }, .hadamard = 16 }, 0, 0 },
     { MIX("wint8", "w4a8", ", \"is_permuted\": true"),
@@ -46,17 +52,24 @@ static const paddle_case paddle_cases[] = {
     { MIX("wint8", "w4a8", ", \"kv_cache_quant_type\": \"int8\""),
       { .dense = FORM_WINT8, .experts = { FORM_W4A8 }, .hadamard = 256 }, 256, 0 },
     { MIX("wint8", "w4a8", ", \"kv_cache_quant_type\": \"int8\""),
-      { .dense = FORM_WINT8, .experts = { FORM_W4A8 }, .hadamard = 256, .unscaled = true }, 256, 0 },
+      { .dense = FORM_WINT8, .experts = { FORM_W4A8 }, .hadamard = 256, .unscaled = true },
+      256, 0 },
     { MIX("wint8", "w4a8", ", \"is_permuted\": true"),
-      { .dense = FORM_N, .experts = { FORM_W4A8_TILED }, .hadamard = 256, .unscaled = true }, 256, 1e-6f },
+      { .dense = FORM_N, .experts = { FORM_W4A8_TILED }, .hadamard = 256, .unscaled = true },
+      256, 1e-6f },
     { MIX("block_wise_fp8", "block_wise_fp8", ", \"weight_block_size\": [128, 128]"),
       { .dense = FORM_FP8, .experts = { FORM_FP8 } }, 0, 0 },
-    { QUANT("\"quantization\": \"block_wise_fp8\""), { .dense = FORM_FP8, .experts = { FORM_FP8 } }, 200, 0 },
-    { mixed_config, { .dense = FORM_WINT8_TILED, .experts = { FORM_WINT4_TILED, FORM_WINT2 }, .split = 1 }, 0, 0 },
-    { mixed_config, { .dense = FORM_WINT8, .experts = { FORM_WINT4, FORM_WINT2_BARE }, .split = 1 }, 192, 0 },
+    { QUANT("\"quantization\": \"block_wise_fp8\""),
+      { .dense = FORM_FP8, .experts = { FORM_FP8 } }, 200, 0 },
+    { mixed_config,
+      { .dense = FORM_WINT8_TILED, .experts = { FORM_WINT4_TILED, FORM_WINT2 }, .split = 1 },
+      0, 0 },
+    { mixed_config,
+      { .dense = FORM_WINT8, .experts = { FORM_WINT4, FORM_WINT2_BARE }, .split = 1 }, 192, 0 },
     { QUANT("\"quantization\": \"wint2\", \"moe_quant_type\": \"wint2\""),
       { .dense = FORM_N, .experts = { FORM_WINT2 } }, 100, 0 },
-    { MIX("wint8", "wint2.5", ""), { .dense = FORM_WINT8, .experts = { FORM_WINT2_5 } }, 128, 0 },
+    { MIX("wint8", "wint2.5", ""),
+      { .dense = FORM_WINT8, .experts = { FORM_WINT2_5 } }, 128, 0 },
 };
 /* clang-format on */
 
@@ -369,6 +382,16 @@ static void twin_odd_words(void) /* 2.5 bits need whole groups of 64 */
     const paddle_forms forms = { .dense = FORM_WINT8, .experts = { FORM_WINT2_5 }, .split = 100 };
     paddle_quantize(&model, &forms, true);
 }
+static void twin_tiled_odd(void) /* [out, in], but no whole tiles */
+{
+    checkpoint_free(&model);
+    model.expert_width = 96;
+    checkpoint_build(&model);
+    paddle_quantize(&model, &(paddle_forms){ .experts = { FORM_WINT8 }, .split = 100 }, true);
+    checkpoint_tensor *t = tensor(EXPERT1 "down_proj.quant_weight");
+    t->dims[0] = 192;
+    t->dims[1] = 96;
+}
 static void twin_stranger(void)
 {
     checkpoint_add(&model, QKV "smooth_weight", 1, 4, 0, 0);
@@ -407,6 +430,10 @@ static const struct {
     { WINT8_CASE, twin_other_scheme, ERNIE_FORMAT,
       "\"" QKV "quant_weight\": shape [192, 256], wint4 of config.json asks for [96, 256] or [128, "
       "192]" },
+    { WINT8_CASE, twin_tiled_odd, ERNIE_FORMAT,
+      "\"" EXPERT1
+      "down_proj.quant_weight\": 96 input and 192 output channels, a permuted wint8 has "
+      "multiples of 64 and 2" },
     { WINT8_CASE, twin_stranger, ERNIE_UNSUPPORTED, "\"" QKV "smooth_weight\" in" },
     { MIXED_CASE, twin_no_code_zp, ERNIE_FORMAT,
       "\"" EXPERT2 "down_proj.code_zp\" is missing, wint2 asks for it with shape [192]" },
@@ -517,6 +544,7 @@ static void schemes_are_read(void **state)
         { "{\"quantization\": \"mix_quant\", \"dense_quant_type\": null, \"moe_quant_type\": "
           "\"w4a8\", \"kv_cache_quant_type\": \"int8\"}",
           CONV_UNQUANTIZED, CONV_W4A8, CONV_W4A8 },
+        { "{\"quantization\": \"w4a8\"}", CONV_UNQUANTIZED, CONV_W4A8, CONV_W4A8 },
         { "{\"dense_quant_type\": \"block_wise_fp8\"}", CONV_FP8, CONV_UNQUANTIZED,
           CONV_UNQUANTIZED },
         { "{\"moe_quant_type\": \"w4w2\", \"moe_quant_config\": {\"moe_w2_quant_config\": "
@@ -549,6 +577,7 @@ static void bad_schemes_are_named(void **state)
         { "{\"dense_quant_type\": \"w8a8\"}", ERNIE_UNSUPPORTED,
           "dense_quant_type of quantization_config is \"w8a8\"" },
         { "{\"dense_quant_type\": \"w4w2\"}", ERNIE_UNSUPPORTED, "\"w4w2\"" },
+        { "{\"dense_quant_type\": \"w4a8\"}", ERNIE_UNSUPPORTED, "\"w4a8\", a scheme of experts" },
         { "{\"moe_quant_type\": \"tensor_wise_fp8\"}", ERNIE_UNSUPPORTED, "\"tensor_wise_fp8\"" },
         { "{\"quant_method\": \"gptq\", \"bits\": 4}", ERNIE_UNSUPPORTED,
           "quant_method of quantization_config is \"gptq\"" },

@@ -98,7 +98,7 @@ static bool names_has_linear(const names_search *search, const char *name)
     return names_lookup(search, name, full) || names_lookup_quantized(search, name, full);
 }
 
-/* Which of two spellings to ask for; where there is neither, the one that is usual in the layout. */
+/* Which of two spellings to ask for; where there is neither, the usual one of the layout. */
 static bool names_is_fused(const names_search *search, const char *fused, const char *first_part)
 {
     if (names_has_linear(search, fused)) return true;
@@ -231,8 +231,8 @@ static ernie_status names_find_router(const names_search *search, conv_source *s
     char full[NAMES_FULL_MAX];
     const uint64_t dims[2] = { source->n_cols, search->record->n_rows };
     const conv_tensor *tensor = names_lookup(search, "mlp.gate.weight", full);
-    const bool turned = tensor && !search->tensors->gguf && tensor->n_dims == 2 && tensor->dims[0] == dims[0]
-                        && tensor->dims[1] == dims[1]
+    const bool turned = tensor && !search->tensors->gguf && tensor->n_dims == 2
+                        && tensor->dims[0] == dims[0] && tensor->dims[1] == dims[1]
                         && (dims[0] != dims[1] || search->paddle->turned);
     return names_add_matrix(search, source, "mlp.gate.weight", turned, search->record->n_rows);
 }

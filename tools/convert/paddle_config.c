@@ -1,6 +1,6 @@
 /* The quantization_config of Baidu's checkpoints, as FastDeploy reads it: one scheme for the dense
- * layers, one for the experts, or two for the experts of different layers. A scheme that is not known
- * here is refused by name, and so is a setting that would change what stored numbers mean. */
+ * layers, one for the experts, or two for the experts of different layers. A scheme that is not
+ * known here is refused by name, and so is a setting that would change what numbers mean. */
 #include "paddle.h"
 
 static const char *const quant_names[CONV_N_SCHEMES] = { "none",   "wint8",          "wint4",
@@ -182,10 +182,13 @@ ERN_FN ernie_status conv_quant_read(conv_quant *quant, const json_t *root, uint3
     if (text && strcmp(text, "mix_quant") != 0)
         status = quant_scheme(object, "quantization", &usual, error);
     if (status != ERNIE_OK) return status;
-    quant->dense = two_bits ? CONV_WINT8 : usual;
+    quant->dense = two_bits ? CONV_WINT8 : usual == CONV_W4A8 ? CONV_UNQUANTIZED : usual;
     status = quant_scheme(object, "dense_quant_type", &quant->dense, error);
-    return status == ERNIE_OK ? quant_experts(quant, object, usual, two_bits, n_layers, error)
-                              : status;
+    if (status != ERNIE_OK) return status;
+    ERN_FAIL_IF(quant->dense == CONV_W4A8, error, ERNIE_UNSUPPORTED,
+                "config.json: dense_quant_type of quantization_config is \"w4a8\", a scheme of "
+                "experts");
+    return quant_experts(quant, object, usual, two_bits, n_layers, error);
 }
 
 ERN_FN bool conv_quant_knows(const char *key)

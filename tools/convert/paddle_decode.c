@@ -1,5 +1,5 @@
-/* One function for each coding. Each takes up to sixteen output channels, columns of the tensor, and
- * writes a row of floats for each. docs/PADDLE.md has the formulas. */
+/* One function for each coding. Each takes up to sixteen output channels, columns of the tensor,
+ * and writes a row of floats for each. docs/PADDLE.md has the formulas. */
 #include "paddle_decode.h"
 
 #define DECODE_GROUP 64u  /* input channels of a scale of 2-bit weights */
@@ -237,8 +237,8 @@ static void decode_tiled(const decode_run *run)
     }
 }
 
-/* The scales of a permuted W4A8 hold the activation's, and what int8 activations and int4 weights in
- * the high half of a byte are worth. */
+/* The scales of a permuted W4A8 hold the activation's, and what int8 activations and int4 weights
+ * in the high half of a byte are worth. */
 static void decode_w4a8_gain(const decode_run *run)
 {
     float input;

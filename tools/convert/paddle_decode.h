@@ -1,5 +1,5 @@
-/* The rows of Baidu's quantized tensors, out of their bytes. Knows layouts and numbers; no files, no
- * names. */
+/* The rows of Baidu's quantized tensors, out of their bytes. Knows layouts and numbers; no files,
+ * no names. */
 #ifndef ERN_CONVERT_PADDLE_DECODE_H
 #define ERN_CONVERT_PADDLE_DECODE_H
 

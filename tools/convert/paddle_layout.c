@@ -18,8 +18,8 @@ static bool layout_ends(const char *name, const char *end)
 
 /* ---- Rows or columns ------------------------------------------------------------------------- */
 
-/* The prefix alone proves nothing and square matrices look alike, so each kind of linear is asked on
- * which side the hidden size stands. */
+/* The prefix alone proves nothing and square matrices look alike, so each kind of linear is asked
+ * on which side the hidden size stands. */
 static bool layout_is_turned(const conv_tensor *tensor, uint64_t hidden)
 {
     static const struct {
@@ -116,7 +116,7 @@ static ernie_status layout_mean(const layout_scales *search, const char *stem, c
     return ERNIE_OK;
 }
 
-/* The mean scale of an expert's matrix; permuted ones hold it with the activation's multiplied in. */
+/* The mean scale of an expert's matrix; permuted ones have the activation's multiplied in. */
 static ernie_status layout_mean_scale(const layout_scales *search, const char *stem, double *mean)
 {
     double input = 0;
@@ -143,7 +143,10 @@ static ernie_status layout_find_unscaled(const conv_tensors *tensors, const conv
     const uint32_t block = quant->hadamard ? quant->hadamard : width & (0u - width);
     size_t i = 0;
     *unscaled = false;
-    while (i < tensors->n && !layout_ends(tensors->items[i].name, down_end)) i++;
+    while (i < tensors->n
+           && (tensors->items[i].dtype == CONV_OTHER
+               || !layout_ends(tensors->items[i].name, down_end)))
+        i++;
     if (i == tensors->n || block < LAYOUT_ROTATED) return ERNIE_OK;
     const size_t n_stem = strlen(tensors->items[i].name) - strlen("down_proj.weight_scale");
     snprintf(down, sizeof down, "%.*sdown_proj", (int)n_stem, tensors->items[i].name);
@@ -160,11 +163,14 @@ ERN_FN ernie_status conv_paddle_detect(conv_paddle *paddle, const conv_tensors *
                                        const conv_quant *quant, const ern_hparams *hparams,
                                        ernie_error *error)
 {
+    bool rotated = false;
     paddle->quant = *quant;
     paddle->turned = layout_find_turned(tensors);
     paddle->tiled = layout_find_tiled(tensors, quant, hparams->hidden_size);
     paddle->unscaled = false;
-    if (quant->n_experts != 1 || quant->experts[0].scheme != CONV_W4A8) return ERNIE_OK;
+    for (uint32_t i = 0; i < quant->n_experts; i++)
+        rotated |= quant->experts[i].scheme == CONV_W4A8;
+    if (!rotated) return ERNIE_OK;
     return layout_find_unscaled(tensors, quant, hparams->moe_intermediate_size, &paddle->unscaled,
                                 error);
 }

@@ -1,5 +1,5 @@
-/* Quantized tensors: of each, config.json names the scheme, and the scheme asks for a shape, a dtype
- * and companions. */
+/* Quantized tensors: of each, config.json names the scheme, and the scheme asks for a shape, a
+ * dtype and companions. */
 #include "paddle.h"
 
 #define PADDLE_NAME_MAX  1100u /* longer than any tensor's name */
@@ -147,7 +147,7 @@ static void paddle_tiled_dims(const paddle_search *search, uint64_t dims[2])
 static ernie_status paddle_settle_coding(const paddle_search *search, const conv_paddle *paddle,
                                          conv_slice *slice)
 {
-    char has[128], wants[128], or [128];
+    char has[128], wants[128], other[128];
     const uint32_t unit = paddle_schemes[search->scheme].unit,
                    lines = paddle_schemes[search->scheme].lines;
     const uint64_t dims[2] = { (uint64_t)search->n_cols / unit * lines, search->n_rows };
@@ -166,7 +166,7 @@ static ernie_status paddle_settle_coding(const paddle_search *search, const conv
                 search->weight->name,
                 conv_shape_text(search->weight->dims, search->weight->n_dims, has),
                 conv_scheme_name(search->scheme), conv_shape_text(dims, 2, wants),
-                weight_only ? " or " : "", weight_only ? conv_shape_text(tiled, 2, or) : "");
+                weight_only ? " or " : "", weight_only ? conv_shape_text(tiled, 2, other) : "");
     const bool is_tiled = search->scheme == CONV_W4A8 ? paddle->quant.permuted
                           : fits && fits_tiled        ? paddle->tiled
                                                       : fits_tiled;
@@ -184,8 +184,8 @@ static ernie_status paddle_settle_coding(const paddle_search *search, const conv
     return ERNIE_OK;
 }
 
-/* The experts' down matrices of a W4A8 checkpoint are rotated along their input: by a block for each
- * power of two in its width, unless config.json says how large. */
+/* The experts' down matrices of a W4A8 checkpoint are rotated along their input, in blocks as large
+ * as config.json says, or else as the largest power of two that divides their width. */
 static ernie_status paddle_settle_rotation(const paddle_search *search, const conv_paddle *paddle,
                                            conv_slice *slice)
 {

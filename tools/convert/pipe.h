@@ -14,8 +14,7 @@ typedef ernie_status (*conv_make_fn)(void *user, unsigned worker, uint32_t i, co
 
 /* What the units of a batch need in memory before they are made, brought by all workers at once. */
 typedef struct conv_stager {
-    size_t
-        n_max; /* bytes that the units of a batch may need together; a single one may need more */
+    size_t n_max; /* bytes that the units of a batch may need together; one alone may need more */
     size_t (*need)(void *user, uint32_t i, const conv_unit *unit); /* 0: nothing */
     /* Units first .. first + n - 1 of record i come next; what was brought before is used up. Sets
      * how many tasks bring what they need, on any worker and in any order. */

@@ -6,8 +6,8 @@
 
 #define CONV_COMPANIONS_MAX 4u
 
-/* How a tensor holds the rows of a matrix of n_cols columns. All but CONV_ROWS hold them as columns;
- * those from CONV_INT8 on are Baidu's quantized forms (docs/PADDLE.md). */
+/* How a tensor holds the rows of a matrix of n_cols columns. All but CONV_ROWS hold them as
+ * columns; those from CONV_INT8 on are Baidu's quantized forms (docs/PADDLE.md). */
 typedef enum conv_coding {
     CONV_ROWS = 0,       /* rows of the tensor's dtype */
     CONV_COLUMNS = 1,    /* columns of the tensor's dtype: the tensor is [n_cols][rows] */

@@ -1,5 +1,5 @@
-/* Rows of neighbouring units are neighbouring columns, so a batch needs one block of columns of each
- * slice. Most tensors fit a batch whole and are then read from end to end. */
+/* Rows of neighbouring units are neighbouring columns, so a batch needs one block of columns of
+ * each slice. Most tensors fit a batch whole and are then read from end to end. */
 #include "stage.h"
 
 #define STAGE_READ_BYTES ((size_t)1 << 20) /* of one task: what a request to stop may wait for */
