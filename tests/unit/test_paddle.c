@@ -181,6 +181,30 @@ static void activation_scales_are_left_out(void **state)
     convert_good(NULL);
 }
 
+/* Guesses are said: one that config.json could have spared, and one that it has no word for. */
+static void count_words(ernie_log_level level, const char *line, void *user)
+{
+    unsigned *n = user;
+    n[0] += level == ERNIE_LOG_WARN && strstr(line, "has no is_permuted");
+    n[1] += level == ERNIE_LOG_INFO && strstr(line, "rotation's factor");
+}
+
+static void guesses_are_said(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned base, permuted, factor;
+    } cases[] = { { 0, 0, 0 }, { 5, 1, 0 }, { 6, 0, 0 }, { 7, 0, 0 }, { 9, 1, 1 }, { 10, 0, 1 } };
+    for (size_t i = 0; i < ERN_COUNT(cases); i++) {
+        unsigned n[2] = { 0, 0 };
+        build_case(&paddle_cases[cases[i].base], true);
+        write_model();
+        convert_good(&(ern_convert_options){ .log = { count_words, n } });
+        assert_int_equal(n[0], cases[i].permuted);
+        assert_int_equal(n[1], cases[i].factor);
+    }
+}
+
 /* ---- Numbers --------------------------------------------------------------------------------- */
 
 /* One column of 2-bit bytes, staged by hand: the values that the format's description gives. */
@@ -621,6 +645,7 @@ int main(void)
         cmocka_unit_test(forms_give_what_they_mean),
         cmocka_unit_test(square_matrices_follow_the_rest),
         cmocka_unit_test(activation_scales_are_left_out),
+        cmocka_unit_test(guesses_are_said),
         cmocka_unit_test(bad_twins_are_named),
         cmocka_unit_test(truncated_files_are_named),
         cmocka_unit_test(ranks_are_named),

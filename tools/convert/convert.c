@@ -273,6 +273,7 @@ static void convert_settle(convert_state *state)
     if (state->config.unknown[0])
         ern_log_write(log, ERNIE_LOG_WARN, "config.json: unknown and left out: %s",
                       state->config.unknown);
+    conv_paddle_say(&state->paddle, log);
     if (has_head && state->config.tie && !state->config.tie_said)
         ern_log_write(log, ERNIE_LOG_WARN,
                       "lm_head.weight is left out: config.json does not say tie_word_embeddings, "

@@ -32,7 +32,7 @@ typedef struct conv_quant {
     uint32_t dense; /* conv_scheme of attention, dense FFNs and shared experts */
     uint32_t n_experts;
     conv_expert_scheme experts[CONV_EXPERT_SCHEMES]; /* the first that has the layer counts */
-    bool permuted;                                   /* is_permuted is said and true */
+    bool permuted, permuted_said;                    /* is_permuted */
     uint32_t hadamard;                               /* hadamard_block_size; 0: not said */
 } conv_quant;
 
@@ -57,6 +57,9 @@ typedef struct conv_paddle {
 ERN_FN ernie_status conv_paddle_detect(conv_paddle *paddle, const conv_tensors *tensors,
                                        const conv_quant *quant, const ern_hparams *hparams,
                                        ernie_error *error);
+
+/* What was settled without a word of config.json. */
+ERN_FN void conv_paddle_say(const conv_paddle *paddle, const ern_log *log);
 
 /* The tensor `weight`, NAME.quant_weight, as the slice of all n_rows rows of a linear layer of
  * `record`: finds its companions, checks shapes and dtypes, marks what it uses. */

@@ -159,6 +159,7 @@ static ernie_status quant_settings(conv_quant *quant, const json_t *object, erni
     ERN_FAIL_IF(permuted && !json_is_boolean(permuted), error, ERNIE_FORMAT,
                 "config.json: is_permuted of quantization_config is neither true nor false");
     quant->permuted = json_is_true(permuted);
+    quant->permuted_said = permuted != NULL;
     ernie_status status =
         quant_number(object, "hadamard_block_size", 1u << 20, &quant->hadamard, error);
     if (status == ERNIE_OK)

@@ -157,20 +157,36 @@ static ernie_status layout_find_unscaled(const conv_tensors *tensors, const conv
     return status;
 }
 
+static bool layout_is_rotated(const conv_quant *quant)
+{
+    for (uint32_t i = 0; i < quant->n_experts; i++)
+        if (quant->experts[i].scheme == CONV_W4A8) return true;
+    return false;
+}
+
 /* ---- The whole ------------------------------------------------------------------------------- */
 
 ERN_FN ernie_status conv_paddle_detect(conv_paddle *paddle, const conv_tensors *tensors,
                                        const conv_quant *quant, const ern_hparams *hparams,
                                        ernie_error *error)
 {
-    bool rotated = false;
     paddle->quant = *quant;
     paddle->turned = layout_find_turned(tensors);
     paddle->tiled = layout_find_tiled(tensors, quant, hparams->hidden_size);
     paddle->unscaled = false;
-    for (uint32_t i = 0; i < quant->n_experts; i++)
-        rotated |= quant->experts[i].scheme == CONV_W4A8;
-    if (!rotated) return ERNIE_OK;
+    if (!layout_is_rotated(quant)) return ERNIE_OK;
     return layout_find_unscaled(tensors, quant, hparams->moe_intermediate_size, &paddle->unscaled,
                                 error);
+}
+
+ERN_FN void conv_paddle_say(const conv_paddle *paddle, const ern_log *log)
+{
+    if (!layout_is_rotated(&paddle->quant)) return;
+    if (!paddle->quant.permuted_said)
+        ern_log_write(log, ERNIE_LOG_WARN,
+                      "quantization_config has no is_permuted: the experts' int4 weights are read "
+                      "as not permuted");
+    if (paddle->unscaled)
+        ern_log_write(log, ERNIE_LOG_INFO,
+                      "the scales of rotated experts hold the rotation's factor, by their size");
 }
