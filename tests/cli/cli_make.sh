@@ -107,6 +107,16 @@ if [ -d "$CHECKPOINT" ]; then
     ok convert untied untied.ernie --force
     says err '^ernie convert: config\.json: unknown and left out: mystery$'
 
+    # The same model as Baidu lays it out is the same file.
+    if [ -n "$PYTHON" ]; then
+        "$PYTHON" "$(dirname "$0")/paddle_checkpoint.py" "$CHECKPOINT" laid-out
+        for type in f32 w4; do
+            ok convert "$CHECKPOINT" rows.ernie --type $type --name micro --force
+            ok convert laid-out columns.ernie --type $type --name micro --force
+            same rows.ernie columns.ernie
+        done
+    fi
+
     # The same model as GGUF: the same weights, the same numbers.
     if [ -n "$PYTHON" ]; then
         ok convert "$CHECKPOINT" wanted.ernie --type f32 --name micro
@@ -138,7 +148,7 @@ if [ -d "$CHECKPOINT" ]; then
     mkdir paddle
     cp "$CHECKPOINT"/config.json paddle/
     : >paddle/model_state.pdparams
-    bad 1 'convert: paddle: is in the Paddle layout (model_state.pdparams); use the checkpoint whose name ends in -PT' \
+    bad 1 'convert: paddle: holds Paddle pickles (model_state.pdparams), only safetensors can be converted' \
         convert paddle d.ernie
 
     # A checkpoint that is damaged is named, and so is what is wrong with it.

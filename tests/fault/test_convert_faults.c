@@ -8,18 +8,20 @@
 #include "../../tools/convert/export.h"
 #include "../../tools/convert/synth.h"
 #include "../unit/convert_run.h"
+#include "../unit/checkpoint_paddle.h"
 #include "../unit/gguf_file.h"
 #include "../unit/imatrix_bytes.h"
 #include "../unit/test_allocator.h"
 
 #include <jansson.h>
 
-/* ---- The checkpoint, and the makers of files ----------------------------------------------- */
+/* ---- The checkpoints, and the makers of files ---------------------------------------------- */
 
 static const char older[] = "older";
 /* What comes out when nothing fails. */
-static file_bytes converted, imported, synthesized, exported, coded;
+static file_bytes converted, imported, synthesized, exported, coded, unquantized;
 static char statistics[320]; /* a calibration file for the checkpoint */
+static char paddle_dir[300];
 static char model_file[340]; /* the converted one, which is exported */
 
 static test_allocator counter;
@@ -39,6 +41,11 @@ static ernie_status convert_source(const char *source, unsigned n_threads, ernie
 static ernie_status convert(unsigned n_threads, ernie_error *error)
 {
     return convert_source(in_dir, n_threads, error);
+}
+
+static ernie_status convert_paddle(unsigned n_threads, ernie_error *error)
+{
+    return convert_source(paddle_dir, n_threads, error);
 }
 
 /* The first of two parts. */
@@ -102,6 +109,7 @@ static const maker makers[] = {
     { "export", export_model, &exported, 2, 1 },
     { "statistics", convert_coded, &coded, 1, 11 },
     { "statistics, three threads", convert_coded, &coded, 3, 17 },
+    { "convert, quantized", convert_paddle, &unquantized, 2, 1 },
 };
 
 static void begin_trial(void)
@@ -419,7 +427,27 @@ static void write_statistics(void)
         fail_msg("%s", error.message);
 }
 
-/* Every kind of file that a checkpoint can have, and GGUF in two parts. */
+/* Codes and scales in columns, and scales that are looked at before. */
+static void write_paddle(void)
+{
+    const paddle_forms forms = {
+        .dense = FORM_WINT8, .experts = { FORM_W4A8 }, .split = 100, .hadamard = 128
+    };
+    paddle_begin(&model);
+    model.hidden = model.width = 64;
+    model.n_heads = model.n_layers = model.n_experts = 2;
+    model.expert_width = 128;
+    model.n_shared = model.n_mtp = 0;
+    model.config_extra = "\"quantization_config\": {\"dense_quant_type\": \"wint8\", "
+                         "\"moe_quant_type\": \"w4a8\"}, ";
+    checkpoint_build(&model);
+    paddle_quantize(&model, &forms, true);
+    snprintf(paddle_dir, sizeof paddle_dir, "%s/paddle", top);
+    checkpoint_write(&model, paddle_dir);
+    checkpoint_free(&model);
+}
+
+/* Every kind of file that a checkpoint can have, GGUF in two parts and a quantized -Paddle one. */
 static int setup(void **state)
 {
     checkpoint_bytes pieces;
@@ -452,6 +480,8 @@ static int setup(void **state)
     exported = make_untroubled(&makers[4]);
     write_statistics();
     coded = make_untroubled(&makers[5]);
+    write_paddle();
+    unquantized = make_untroubled(&makers[7]);
     return 0;
 }
 
@@ -462,6 +492,7 @@ static int teardown(void **state)
     free(synthesized.data);
     free(exported.data);
     free(coded.data);
+    free(unquantized.data);
     return run_teardown(state);
 }
 

@@ -14,7 +14,7 @@
 
 #include "../../src/format.h"
 
-#define CHECKPOINT_TENSORS_MAX 256
+#define CHECKPOINT_TENSORS_MAX 512
 #define CHECKPOINT_PATH_MAX    512
 
 typedef struct checkpoint_tensor {
@@ -24,6 +24,8 @@ typedef struct checkpoint_tensor {
     size_t dims[4];
     size_t n;
     float *values;
+    unsigned char *bytes; /* [n_bytes]: the data as they are, where no float stands for them */
+    size_t n_bytes;
     unsigned shard;
 } checkpoint_tensor;
 
@@ -35,7 +37,7 @@ typedef struct checkpoint {
     /* how it is spelled */
     const char *dtype;
     bool merged, fused, ernie_prefix, bias_under_gate, bias_flat, redundant_head, rotary,
-        transposed_router;
+        transposed_router, paddle;
     unsigned n_shards; /* 0, 1: one model.safetensors */
     bool no_index;
     const char *config_extra; /* more fields, "\"a\": 1, " */
@@ -88,6 +90,7 @@ static inline void checkpoint_remove(checkpoint *c, const char *name)
     checkpoint_tensor *t = checkpoint_find(c, name);
     if (!t) abort();
     free(t->values);
+    free(t->bytes);
     *t = c->tensors[--c->n];
 }
 
@@ -100,7 +103,10 @@ static inline void checkpoint_rename(checkpoint *c, const char *name, const char
 
 static inline void checkpoint_free(checkpoint *c)
 {
-    for (unsigned i = 0; i < c->n; i++) free(c->tensors[i].values);
+    for (unsigned i = 0; i < c->n; i++) {
+        free(c->tensors[i].values);
+        free(c->tensors[i].bytes);
+    }
     c->n = 0;
 }
 
@@ -272,16 +278,27 @@ static inline void checkpoint_begin(checkpoint *c, bool moe)
     c->moe_start = 1;
 }
 
-/* After the build: linears are [in, out], as Paddle saves them. Only the shapes: no value of such a
- * checkpoint is ever read. */
-static inline void checkpoint_paddle(checkpoint *c)
+/* [rows][cols] becomes [cols][rows]. */
+static inline void checkpoint_turn(checkpoint_tensor *t)
+{
+    const size_t rows = t->dims[0], cols = t->dims[1];
+    float *turned = malloc(t->n * sizeof *turned);
+    if (!turned) abort();
+    for (size_t i = 0; i < t->n; i++) turned[i % cols * rows + i / cols] = t->values[i];
+    free(t->values);
+    t->values = turned;
+    t->dims[0] = cols;
+    t->dims[1] = rows;
+}
+
+/* Linears are [in, out], as Paddle saves them. */
+static inline void checkpoint_turn_linears(checkpoint *c)
 {
     for (unsigned i = 0; i < c->n; i++) {
         checkpoint_tensor *t = &c->tensors[i];
-        if (t->n_dims != 2 || !strstr(t->name, "_proj.")) continue;
-        const size_t rows = t->dims[0];
-        t->dims[0] = t->dims[1];
-        t->dims[1] = rows;
+        if (t->n_dims != 2) continue;
+        if (strstr(t->name, "_proj.") || (!c->tied && strcmp(t->name, "lm_head.weight") == 0))
+            checkpoint_turn(t);
     }
 }
 
@@ -306,6 +323,7 @@ static inline void checkpoint_build(checkpoint *c)
             checkpoint_add_ffn(c, name, c->width, layer, 0);
     }
     for (unsigned i = 0; i < c->n_mtp; i++) checkpoint_add_mtp(c, i);
+    if (c->paddle) checkpoint_turn_linears(c);
     for (unsigned i = 0; i < c->n && c->n_shards > 1; i++)
         c->tensors[i].shard = i * 7 % c->n_shards;
 }
@@ -390,6 +408,8 @@ static inline void checkpoint_shard_name(const checkpoint *c, unsigned shard, ch
 static inline size_t checkpoint_encode(const checkpoint_tensor *t, unsigned char *dst)
 {
     const size_t size = strcmp(t->dtype, "F32") == 0 ? 4 : 2;
+    if (t->bytes) memcpy(dst, t->bytes, t->n_bytes);
+    if (t->bytes) return t->n_bytes;
     for (size_t i = 0; i < t->n; i++) {
         const uint16_t half = strcmp(t->dtype, "F16") == 0 ? ern_f32_to_f16(t->values[i])
                                                            : ern_f32_to_bf16(t->values[i]);

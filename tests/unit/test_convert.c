@@ -184,6 +184,15 @@ static void spell_ernie(void)
 {
     model.ernie_prefix = model.fused = true;
 }
+static void spell_paddle(void)
+{
+    model.ernie_prefix = model.fused = model.transposed_router = model.paddle = true;
+}
+static void spell_paddle_unfused(void)
+{
+    model.dtype = "F32", model.n_shards = 3;
+    model.ernie_prefix = model.paddle = true;
+}
 static void spell_fused(void)
 {
     model.fused = true, model.merged = model.moe;
@@ -202,9 +211,11 @@ static void spell_config(void)
 }
 
 static const spelling_fn spellings[] = {
-    spell_nothing, spell_f16,       spell_f32,       spell_shards,     spell_no_index,
-    spell_merged,  spell_bias_gate, spell_bias_flat, spell_transposed, spell_head,
-    spell_rotary,  spell_ernie,     spell_fused,     spell_all,        spell_config,
+    spell_nothing,        spell_f16,    spell_f32,       spell_shards,
+    spell_no_index,       spell_merged, spell_bias_gate, spell_bias_flat,
+    spell_transposed,     spell_head,   spell_rotary,    spell_ernie,
+    spell_fused,          spell_all,    spell_config,    spell_paddle,
+    spell_paddle_unfused,
 };
 
 static void spellings_give_the_same_file(void **state)
@@ -233,6 +244,39 @@ static void spellings_give_the_same_file(void **state)
             free(bytes.data);
         }
         free(first.data);
+    }
+}
+
+static file_bytes convert_spelled(bool square, bool tied, bool paddle, uint64_t memory_max)
+{
+    checkpoint_begin(&model, true);
+    model.tied = tied;
+    model.n_mtp = 1;
+    if (square) model.hidden = model.n_heads * model.head_dim, model.n_experts = model.hidden;
+    if (square) model.n_layers = 2, model.expert_width = 2, model.vocab = model.hidden;
+    if (paddle) spell_paddle();
+    checkpoint_build(&model);
+    write_model();
+    const ern_convert_options options = {
+        .type = "w4", .name = "x", .n_threads = 3, .memory_max = memory_max
+    };
+    convert_good(&options);
+    return read_file(out_file);
+}
+
+/* Where a shape says nothing about the layout, the other tensors do; and in however small pieces
+ * the columns come, the file is the same. */
+static void paddle_gives_the_same_file(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 8; k++) {
+        const bool square = k & 1, tied = k & 2;
+        const file_bytes rows = convert_spelled(square, tied, false, 0);
+        const file_bytes columns = convert_spelled(square, tied, true, k & 4 ? 1 : 0);
+        if (rows.n != columns.n || memcmp(rows.data, columns.data, rows.n) != 0)
+            fail_msg("case %d differs", k);
+        free(rows.data);
+        free(columns.data);
     }
 }
 
@@ -286,7 +330,7 @@ static void hide_field(const char *key)
 }
 
 /* Without a word in config.json, the tensors say where mixtures begin and whether experts are
- * shared; the head is tied then, whatever tensors there are. */
+ * shared; the head is tied then, whatever tensors there are, but in Paddle's layout. */
 static void unsaid_fields_are_settled(void **state)
 {
     (void)state;
@@ -298,6 +342,7 @@ static void unsaid_fields_are_settled(void **state)
             model.redundant_head = true;
             model.fused = start == 1;
             model.ernie_prefix = start == 2;
+            if (start == 2 && n_shared == 1) spell_paddle();
             checkpoint_build(&model);
             write_model();
             hide_field("moe_layer_start_index");
@@ -309,9 +354,27 @@ static void unsaid_fields_are_settled(void **state)
             assert_int_equal(h->moe_layer_start, start);
             assert_int_equal(h->n_shared_experts, n_shared);
             assert_int_equal(h->shared_intermediate_size, n_shared * h->moe_intermediate_size);
-            assert_int_equal(h->tied, 1);
+            assert_int_equal(h->tied, !model.paddle);
             free(bytes.data);
         }
+}
+
+/* Without a word about it, Paddle has a head of its own where there is one. */
+static void paddle_ties_nothing_unsaid(void **state)
+{
+    (void)state;
+    for (int head = 0; head < 2; head++) {
+        checkpoint_begin(&model, false);
+        spell_paddle();
+        model.tied = !head;
+        checkpoint_build(&model);
+        write_model();
+        hide_field("tie_word_embeddings");
+        convert_good(NULL);
+        const file_bytes bytes = read_file(out_file);
+        assert_int_equal(read_format(&bytes).header->hparams.tied, !head);
+        free(bytes.data);
+    }
 }
 
 /* ---- A tokenizer and a template in the file -------------------------------------------------- */
@@ -386,6 +449,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(values_arrive),
         cmocka_unit_test(header_says_what_it_is),
         cmocka_unit_test(spellings_give_the_same_file),
+        cmocka_unit_test(paddle_gives_the_same_file),
+        cmocka_unit_test(paddle_ties_nothing_unsaid),
         cmocka_unit_test(tensors_settle_the_rest),
         cmocka_unit_test(unsaid_fields_are_settled),
         cmocka_unit_test(text_sections_arrive),

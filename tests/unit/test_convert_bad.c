@@ -109,29 +109,41 @@ static void twin_vision(void)
 {
     checkpoint_add(&model, "vision_model.blocks.0.norm1.weight", 1, 8, 0, 0);
 }
-static void twin_paddle(void)
+static void rebuild_paddle(void)
 {
     checkpoint_free(&model);
-    model.ernie_prefix = model.fused = true;
+    model.ernie_prefix = model.fused = model.transposed_router = model.paddle = true;
     checkpoint_build(&model);
-    checkpoint_paddle(&model);
+}
+static void twin_paddle_missing(void)
+{
+    rebuild_paddle();
+    checkpoint_remove(&model, "ernie.layers.1.self_attn.qkv_proj.weight");
+    checkpoint_remove(&model, "ernie.layers.0.mlp.down_proj.weight");
+}
+static void twin_paddle_one_row(void) /* one linear is as the -PT checkpoints have it */
+{
+    rebuild_paddle();
+    checkpoint_turn(tensor("ernie.layers.1.mlp.experts.2.up_gate_proj.weight"));
+}
+static void twin_paddle_split(void) /* of the four ranks one */
+{
+    rebuild_paddle();
+    checkpoint_tensor *t = tensor("ernie.layers.0.mlp.up_gate_proj.weight");
+    t->dims[1] /= 2;
+    t->n /= 2;
+}
+static void twin_paddle_nan(void)
+{
+    rebuild_paddle();
+    tensor("ernie.layers.1.self_attn.qkv_proj.weight")->values[70 * 3 + 50] = NAN;
 }
 static void twin_paddle_unfused(void)
 {
     checkpoint_free(&model);
-    model.ernie_prefix = true;
+    model.ernie_prefix = model.paddle = true;
     checkpoint_build(&model);
-    checkpoint_paddle(&model);
-}
-/* Only down_proj tells: the others are square. */
-static void twin_paddle_square(void)
-{
-    checkpoint_free(&model);
-    model.moe = false;
-    model.ernie_prefix = model.fused = true;
-    model.hidden = 70, model.width = 35;
-    checkpoint_build(&model);
-    checkpoint_paddle(&model);
+    checkpoint_remove(&model, "ernie.layers.0.self_attn.k_proj.weight");
 }
 static void twin_vision_config(void)
 {
@@ -195,13 +207,18 @@ static const struct {
       "\"" Q "\": weight [0, 0] is 1.99384e+38, which does not fit type w4" },
     { twin_vision, ERNIE_UNSUPPORTED,
       "vision-language checkpoint (tensor \"vision_model.blocks.0.norm1.weight\")" },
-    { twin_paddle, ERNIE_UNSUPPORTED,
-      "in: is in the Paddle layout (tensor \"ernie.layers.0.self_attn.qkv_proj.weight\"); use the "
-      "checkpoint whose name ends in -PT" },
-    { twin_paddle_unfused, ERNIE_UNSUPPORTED,
-      "Paddle layout (tensor \"ernie.layers.0.self_attn.q_proj.weight\")" },
-    { twin_paddle_square, ERNIE_UNSUPPORTED,
-      "Paddle layout (tensor \"ernie.layers.0.mlp.down_proj.weight\")" },
+    { twin_paddle_missing, ERNIE_FORMAT,
+      "tensor \"ernie.layers.0.mlp.down_proj.weight\" is missing, expected with shape [41, 50]" },
+    { twin_paddle_one_row, ERNIE_FORMAT,
+      "\"ernie.layers.1.mlp.experts.2.up_gate_proj.weight\": shape [42, 50], config.json asks for "
+      "[50, 42]" },
+    { twin_paddle_split, ERNIE_FORMAT,
+      "\"ernie.layers.0.mlp.up_gate_proj.weight\": shape [50, 41], config.json asks for [50, 82]" },
+    { twin_paddle_nan, ERNIE_FORMAT,
+      "\"ernie.layers.1.self_attn.qkv_proj.weight\": weight [3, 50] is not a number" },
+    { twin_paddle_unfused, ERNIE_FORMAT,
+      "tensor \"ernie.layers.0.self_attn.k_proj.weight\" is missing, expected with shape [50, "
+      "14]" },
     { twin_vision_config, ERNIE_UNSUPPORTED,
       "vision-language checkpoint (vision_config in config.json)" },
     { twin_mtp, ERNIE_FORMAT, "tensor \"model.mtp_hidden_norm.0.weight\" is missing" },
@@ -301,8 +318,7 @@ static void other_sources_are_named(void **state)
     unlink(checkpoint_path(in_dir, "model.safetensors"));
     checkpoint_put_text(in_dir, "model_state.pdparams", "");
     refuse(in_dir, out_file, NULL, ERNIE_UNSUPPORTED,
-           "in: is in the Paddle layout (model_state.pdparams); use the checkpoint whose name ends "
-           "in -PT");
+           "in: holds Paddle pickles (model_state.pdparams), only safetensors can be converted");
     mkdir(checkpoint_path(in_dir, "model.safetensors"), 0777);
     refuse(in_dir, out_file, NULL, ERNIE_IO, "model.safetensors: is a directory, expected a file");
 }

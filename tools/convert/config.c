@@ -130,6 +130,8 @@ static ernie_status config_read_kind(conv_config *config, const json_t *root, bo
             known[k] = true;
             is_moe[k] = names[i].moe;
         }
+        if (k == 1 && known[0] && given[1] && strcmp(given[1], "ernie") == 0)
+            break; /* Paddle's word for the whole family */
         ERN_FAIL_IF(given[k] && !known[k], error, ERNIE_UNSUPPORTED,
                     "%s: %s is \"%.64s\", known are ERNIE 4.5's ernie4_5 and ernie4_5_moe",
                     config_file, k ? "model_type" : "architectures", given[k]);
@@ -174,7 +176,7 @@ static ernie_status config_refuse_values(const json_t *root, ernie_error *error)
         const char *key, *text;
     } texts[] = { { "hidden_act", "silu" }, { "moe_gate_act", "softmax" } };
     static const char *const ones[] = { "compression_ratio", "partial_rotary_factor" };
-    static const char *const absent[] = { "quantization_config", "sliding_window" };
+    static const char *const absent[] = { "sliding_window" };
     for (size_t i = 0; i < ERN_COUNT(texts); i++) {
         const json_t *value = conv_json_get(root, texts[i].key);
         const char *text = json_string_value(value);
@@ -378,20 +380,73 @@ static ernie_status config_read_ids(conv_config *config, const json_t *root, ern
 /* Read above, or of training, of memory and of other programs: none of these changes the numbers. */
 static bool config_knows(const char *key)
 {
-    static const char *const names[] = {
-        "architectures", "attention_bias", "attention_dropout", "attention_probs_dropout_prob",
-        "auto_map", "bos_token_id", "compression_ratio", "disable_ffn_model_parallel", "dtype",
-        "eos_token_id", "head_dim", "hidden_act", "hidden_dropout_prob", "hidden_size",
-        "ignored_index", "initializer_range", "intermediate_size", "is_encoder_decoder",
-        "max_position_embeddings", "max_sequence_length", "mlp_bias", "mlp_layer_types", "model_type",
-        "multi_token_pred_lambda", "norm_topk_prob", "num_attention_heads", "num_experts",
-        "num_experts_per_tok", "num_hidden_layers", "num_key_value_heads", "num_nextn_predict_layers",
-        "output_router_logits", "pad_token_id", "partial_rotary_factor", "quantization_config",
-        "rms_norm_eps", "rope_parameters", "rope_reorder", "rope_scaling", "rope_theta",
-        "router_aux_loss_coef", "scale_qk_coeff", "sequence_parallel", "sliding_window",
-        "tensor_parallel_degree", "tensor_parallel_output", "tie_word_embeddings", "torch_dtype",
-        "transformers_version", "vocab_size", "weight_share_add_bias"
-    };
+    static const char *const names[] = { "add_tail_layers",
+                                         "architectures",
+                                         "attention_bias",
+                                         "attention_dropout",
+                                         "attention_probs_dropout_prob",
+                                         "auto_map",
+                                         "bos_token_id",
+                                         "cachekv_quant",
+                                         "compression_ratio",
+                                         "disable_ffn_model_parallel",
+                                         "dpo_config",
+                                         "dtype",
+                                         "enable_delay_scale_loss",
+                                         "enable_mtp_magic_send",
+                                         "eos_token_id",
+                                         "global_aux_loss",
+                                         "head_dim",
+                                         "hidden_act",
+                                         "hidden_dropout_prob",
+                                         "hidden_size",
+                                         "ignored_index",
+                                         "initializer_range",
+                                         "intermediate_size",
+                                         "is_encoder_decoder",
+                                         "max_position_embeddings",
+                                         "max_sequence_length",
+                                         "micro_batch_size",
+                                         "mlp_bias",
+                                         "mlp_layer_types",
+                                         "model_name",
+                                         "model_type",
+                                         "multi_token_pred_lambda",
+                                         "norm_topk_prob",
+                                         "num_acc_steps",
+                                         "num_attention_heads",
+                                         "num_experts",
+                                         "num_experts_per_tok",
+                                         "num_hidden_layers",
+                                         "num_key_value_heads",
+                                         "num_nextn_predict_layers",
+                                         "output_router_logits",
+                                         "pad_token_id",
+                                         "paddleformers_version",
+                                         "paddlenlp_version",
+                                         "partial_rotary_factor",
+                                         "quantization_config",
+                                         "refined_recompute",
+                                         "rms_norm_eps",
+                                         "rope_parameters",
+                                         "rope_reorder",
+                                         "rope_scaling",
+                                         "rope_theta",
+                                         "router_aux_loss_coef",
+                                         "scale_qk_coeff",
+                                         "sequence_parallel",
+                                         "sinkhorn_2gate",
+                                         "sinkhorn_temp",
+                                         "sliding_window",
+                                         "tensor_parallel_degree",
+                                         "tensor_parallel_output",
+                                         "tie_word_embeddings",
+                                         "token_balance_loss",
+                                         "token_balance_seqlen",
+                                         "torch_dtype",
+                                         "transformers_version",
+                                         "vocab_size",
+                                         "weight_share_add_bias" };
     static const char *const families[] = { "_", "fuse_", "moe_", "pp_", "recompute", "use_", "virtual_pp" };
     for (size_t i = 0; i < ERN_COUNT(names); i++)
         if (strcmp(key, names[i]) == 0) return true;
@@ -400,15 +455,14 @@ static bool config_knows(const char *key)
     return false;
 }
 
-static void config_name_unknown(conv_config *config, json_t *root)
+static void config_name_unknown(conv_config *config, json_t *object, bool (*knows)(const char *key))
 {
     const char *key;
     json_t *value;
-    size_t at = 0;
-    json_object_foreach(root, key, value)
-        if (!config_knows(key) && at < sizeof config->unknown)
-            at += (size_t)snprintf(config->unknown + at, sizeof config->unknown - at, "%s%.48s",
-                                   at ? ", " : "", key);
+    size_t at = strlen(config->unknown);
+    json_object_foreach(object, key, value) if (!knows(key) && at < sizeof config->unknown) at +=
+        (size_t)snprintf(config->unknown + at, sizeof config->unknown - at, "%s%.48s",
+                         at ? ", " : "", key);
 }
 
 /* ---- The whole ------------------------------------------------------------------------------- */
@@ -431,6 +485,8 @@ ERN_FN ernie_status conv_config_read(conv_config *config, const json_t *root, er
     if (status == ERNIE_OK) status = config_read_attention(hparams, root, error);
     if (status == ERNIE_OK && moe) status = config_read_moe(config, root, error);
     if (status == ERNIE_OK) status = config_read_ids(config, root, error);
+    if (status == ERNIE_OK)
+        status = conv_quant_read(&config->quant, root, hparams->n_layers, error);
     if (status != ERNIE_OK) return status;
 
     const json_t *experts = config_scalar(root, "moe_num_experts");
@@ -451,7 +507,9 @@ ERN_FN ernie_status conv_config_load(conv_config *config, const char *dir,
     json_t *root;
     ernie_status status = conv_json_load(&root, dir, config_file, true, allocator, error);
     if (status == ERNIE_OK) status = conv_config_read(config, root, error);
-    if (status == ERNIE_OK) config_name_unknown(config, root);
+    if (status == ERNIE_OK) config_name_unknown(config, root, config_knows);
+    if (status == ERNIE_OK)
+        config_name_unknown(config, json_object_get(root, "quantization_config"), conv_quant_knows);
     json_decref(root);
     return status;
 }

@@ -4,7 +4,7 @@
 #define ERN_CONVERT_CONFIG_H
 
 #include "../../src/format.h"
-#include "json.h"
+#include "paddle.h"
 
 typedef struct conv_config {
     ern_hparams hparams; /* tied and n_mtp_layers are settled later, by the tensors */
@@ -14,6 +14,7 @@ typedef struct conv_config {
     char unknown[256]; /* fields that nothing here knows, "a, b"; "" for none */
     bool moe_start_unsaid; /* moe_layer_start is 0 until the tensors decide */
     bool shared_unsaid;    /* shared experts are 0 until the tensors decide */
+    conv_quant quant;      /* what Baidu's quantized checkpoints say of themselves */
     uint32_t n_stop_ids; /* all of eos_token_id */
     int32_t stop_ids[ERN_STOP_IDS_MAX];
     char vision[64]; /* the field that says "vision-language"; "" in text models. When set, nothing

@@ -12,6 +12,7 @@
 #include "names.h"
 #include "pipe.h"
 #include "safetensors.h"
+#include "stage.h"
 #include "tokenizer_files.h"
 #include "../../src/os.h"
 
@@ -28,6 +29,7 @@
 /* What one worker reads into and encodes from. */
 typedef struct convert_worker {
     unsigned char *raw; /* [raw_bytes]: rows as the shard has them */
+    float *rows;        /* [16][row_stride]: rows out of columns; NULL when there are no columns */
     conv_scratch scratch;
     void *group_memory; /* [conv_group_bytes(n_cols_max)] */
     conv_group group;   /* of the unit, when it is made as a whole */
@@ -40,6 +42,7 @@ typedef struct convert_state {
     conv_config config;
     conv_tensors tensors;
     conv_gguf gguf; /* its metadata, when tensors.gguf */
+    conv_paddle paddle;
     conv_plan plan;
     conv_source (*sources)[2]; /* [n_sources], beside plan.records */
     size_t n_sources;
@@ -48,17 +51,13 @@ typedef struct convert_state {
     unsigned n_threads;
     convert_worker *workers; /* [n_threads] */
     unsigned char *memory;   /* [n_threads][worker_bytes] */
-    size_t worker_bytes, raw_bytes;
+    size_t worker_bytes, raw_bytes, rows_bytes, row_stride;
     uint32_t n_cols_max;
     conv_calibration calibration;
+    conv_stage stage;
 } convert_state;
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
-
-static size_t convert_row_bytes(const conv_source *source, const conv_slice *slice)
-{
-    return (size_t)conv_row_bytes(slice->tensor, source->n_cols);
-}
 
 /* How many rows from `row` on lie one after the other in one tensor and fit one read. */
 static uint32_t convert_run(const convert_state *state, const conv_source *source, uint32_t row,
@@ -67,33 +66,11 @@ static uint32_t convert_run(const convert_state *state, const conv_source *sourc
     uint32_t first, next, n = 1;
     const conv_slice *slice = conv_source_row(source, row, &first);
     if (!slice) return 1;
-    if (slice->transposed) return 1;
-    const size_t fit = state->raw_bytes / convert_row_bytes(source, slice);
+    const size_t fit = slice->coding == CONV_ROWS
+                           ? state->raw_bytes / conv_slice_row_bytes(slice, source->n_cols)
+                           : ERN_GROUP_ROWS;
     while (n < n_rows && n < fit && conv_source_row(source, row + n, &next) == slice) n++;
     return n;
-}
-
-/* One row of a tensor stored as [n_cols][n_rows]: a value of each of its rows. Only routers. */
-static ernie_status convert_read_column(const convert_state *state, convert_worker *worker,
-                                        const conv_source *source, const conv_slice *slice,
-                                        uint32_t row, ernie_error *error)
-{
-    const size_t value_bytes = slice->tensor->dtype == CONV_F32 ? 4 : 2;
-    const size_t line_bytes = slice->n_rows * value_bytes;
-    const conv_shard *shard = &state->tensors.shards[slice->tensor->shard];
-    const size_t n_lines = ern_max_size(state->raw_bytes / line_bytes, 1);
-    for (size_t line = 0; line < source->n_cols; line += n_lines) {
-        const size_t n = ern_min_size(n_lines, source->n_cols - line);
-        const ernie_status status =
-            conv_file_read(&shard->file, shard->name, slice->offset + line * line_bytes,
-                           worker->raw, n * line_bytes, error);
-        if (status != ERNIE_OK) return status;
-        for (size_t i = 0; i < n; i++)
-            conv_decode(state->encoder, slice->tensor->dtype,
-                        worker->raw + i * line_bytes + row * value_bytes,
-                        worker->scratch.row + line + i, 1);
-    }
-    return ERNIE_OK;
 }
 
 /* Name the first weight of a row that is no number or does not fit. */
@@ -102,18 +79,20 @@ static ernie_status convert_bad_weight(const conv_slice *slice, uint32_t slice_r
                                        ernie_error *error)
 {
     uint32_t column = 0;
-    const uint64_t tensor_row = (uint64_t)slice->first_row + slice_row;
     while (column + 1 < n_cols && conv_peak_bits(conv_encoder_at(0), row + column, 1) < limit)
         column++;
+    const bool turned = slice->coding != CONV_ROWS;
+    const uint64_t tensor_row = (uint64_t)slice->first_row + slice_row,
+                   at[2] = { turned ? column : tensor_row, turned ? tensor_row : column };
     const double value = (double)row[column];
     if (isfinite(value))
         return ern_error_set(
             error, ERNIE_UNSUPPORTED,
-            "tensor \"%.96s\": weight [%llu, %u] is %g, which does not fit type %s",
-            slice->tensor->name, (unsigned long long)tensor_row, (unsigned)column, value,
+            "tensor \"%.96s\": weight [%llu, %llu] is %g, which does not fit type %s",
+            slice->tensor->name, (unsigned long long)at[0], (unsigned long long)at[1], value,
             ern_type_name(type));
-    return ern_error_set(error, ERNIE_FORMAT, "tensor \"%.128s\": weight [%llu, %u] is %s",
-                         slice->tensor->name, (unsigned long long)tensor_row, (unsigned)column,
+    return ern_error_set(error, ERNIE_FORMAT, "tensor \"%.128s\": weight [%llu, %llu] is %s",
+                         slice->tensor->name, (unsigned long long)at[0], (unsigned long long)at[1],
                          isnan(value) ? "not a number" : "infinite");
 }
 
@@ -138,6 +117,17 @@ static ernie_status convert_encode(const convert_state *state, convert_worker *w
     return ERNIE_OK;
 }
 
+/* Rows slice_row .. + n of a slice that holds columns, into the worker's rows. */
+static ernie_status convert_turn_rows(const convert_state *state, convert_worker *worker,
+                                      const conv_slice *slice, uint32_t slice_row, uint32_t n,
+                                      ernie_error *error)
+{
+    const conv_columns *columns = conv_stage_find(&state->stage, slice);
+    ERN_ASSERT(columns && worker->rows);
+    return conv_columns_rows(columns, state->encoder, slice_row, n, worker->rows, state->row_stride,
+                             error);
+}
+
 /* Read and encode rows first_row + row .. + n of a unit, which one run covers. */
 static ernie_status convert_rows(const convert_state *state, convert_worker *worker,
                                  const conv_source *source, const conv_unit *unit, uint32_t row,
@@ -147,20 +137,22 @@ static ernie_status convert_rows(const convert_state *state, convert_worker *wor
     ernie_status status = ERNIE_OK;
     const conv_slice *slice = conv_source_row(source, unit->first_row + row, &slice_row);
     if (!slice) return ERNIE_OK; /* padding: dst is zero */
-    const size_t row_bytes = convert_row_bytes(source, slice);
+    const size_t row_bytes = conv_slice_row_bytes(slice, source->n_cols);
     const conv_shard *shard = &state->tensors.shards[slice->tensor->shard];
-    if (!slice->transposed)
+    if (slice->coding != CONV_ROWS)
+        status = convert_turn_rows(state, worker, slice, slice_row, n, error);
+    else
         status = conv_file_read(&shard->file, shard->name,
                                 slice->offset + slice_row * (uint64_t)row_bytes, worker->raw,
                                 n * row_bytes, error);
     for (uint32_t i = 0; i < n && status == ERNIE_OK; i++) {
-        if (slice->transposed)
-            status = convert_read_column(state, worker, source, slice, slice_row, error);
+        if (slice->coding != CONV_ROWS)
+            memcpy(worker->scratch.row, worker->rows + i * state->row_stride,
+                   source->n_cols * sizeof(float));
         else
             conv_decode(state->encoder, slice->tensor->dtype, worker->raw + i * row_bytes,
                         worker->scratch.row, source->n_cols);
-        if (status == ERNIE_OK)
-            status = convert_encode(state, worker, unit, slice, slice_row + i, row + i, dst, error);
+        status = convert_encode(state, worker, unit, slice, slice_row + i, row + i, dst, error);
     }
     return status;
 }
@@ -177,7 +169,7 @@ static ernie_status convert_unit(const convert_state *state, convert_worker *wor
         const conv_slice *slice = conv_source_row(source, unit->first_row + row, &slice_row);
         const ernie_status status = convert_rows(state, worker, source, unit, row, n, dst, error);
         if (status != ERNIE_OK) return status;
-        if (slice) *n_done += n * (uint64_t)convert_row_bytes(source, slice);
+        if (slice) *n_done += n * (uint64_t)conv_slice_row_bytes(slice, source->n_cols);
         row += n;
     }
     return ERNIE_OK;
@@ -210,6 +202,28 @@ static ernie_status convert_make(void *user, unsigned worker_index, uint32_t i,
     return status;
 }
 
+/* ---- What columns need in memory ------------------------------------------------------------- */
+
+static size_t convert_stage_need(void *user, uint32_t i, const conv_unit *unit)
+{
+    const convert_state *state = user;
+    return conv_stage_need(&state->sources[i][unit->matrix], unit);
+}
+
+static ernie_status convert_stage_begin(void *user, uint32_t i, uint32_t first, uint32_t n,
+                                        uint32_t *n_tasks, ernie_error *error)
+{
+    convert_state *state = user;
+    return conv_stage_begin(&state->stage, state->sources[i], &state->plan.records[i], first, n,
+                            n_tasks, error);
+}
+
+static ernie_status convert_stage_task(void *user, uint32_t task, ernie_error *error)
+{
+    const convert_state *state = user;
+    return conv_stage_task(&state->stage, task, error);
+}
+
 /* ---- What the checkpoint is ------------------------------------------------------------------ */
 
 static ernie_status convert_refuse_vision(const convert_state *state, const char *dir,
@@ -227,25 +241,14 @@ static ernie_status convert_refuse_vision(const convert_state *state, const char
     return ERNIE_OK;
 }
 
-static ernie_status convert_refuse_paddle(const convert_state *state, const char *dir,
-                                          ernie_error *error)
-{
-    const conv_tensor *tensor = conv_names_find_paddle(&state->tensors);
-    ERN_FAIL_IF(
-        tensor, error, ERNIE_UNSUPPORTED,
-        "%s: is in the Paddle layout (tensor \"%.96s\"); use the checkpoint whose name ends "
-        "in -PT",
-        dir, tensor->name);
-    return ERNIE_OK;
-}
-
 static void convert_settle_mixture(convert_state *state)
 {
     ern_hparams *hparams = &state->config.hparams;
     if (state->config.moe_start_unsaid)
         hparams->moe_layer_start = conv_names_moe_start(&state->tensors, hparams->n_layers);
     if (!state->config.shared_unsaid) return;
-    const uint32_t width = conv_names_shared_width(&state->tensors, hparams->n_layers);
+    const uint32_t width =
+        conv_names_shared_width(&state->tensors, &state->paddle, hparams->n_layers);
     hparams->shared_intermediate_size = width;
     hparams->n_shared_experts =
         (uint32_t)ern_max_size(width / hparams->moe_intermediate_size, width > 0);
@@ -259,16 +262,19 @@ static void convert_settle(convert_state *state)
     ern_hparams *hparams = &state->config.hparams;
     const ern_log *log = &state->options.log;
     const bool has_head = conv_names_has_head(&state->tensors);
+    /* Paddle ties nothing unless told to. */
+    if (state->paddle.turned && !state->config.tie_said) state->config.tie = false;
     hparams->tied = state->config.tie || !has_head;
     if (hparams->n_experts > 0) convert_settle_mixture(state);
-    if (!state->config.tie && !has_head)
+    if (!state->config.tie && state->config.tie_said && !has_head)
         ern_log_write(
             log, ERNIE_LOG_WARN,
             "tie_word_embeddings is false, but there is no lm_head.weight: the embedding serves");
     if (state->config.unknown[0])
         ern_log_write(log, ERNIE_LOG_WARN, "config.json: unknown and left out: %s",
                       state->config.unknown);
-    if (has_head && !state->config.tie_said)
+    conv_paddle_say(&state->paddle, log);
+    if (has_head && state->config.tie && !state->config.tie_said)
         ern_log_write(log, ERNIE_LOG_WARN,
                       "lm_head.weight is left out: config.json does not say tie_word_embeddings, "
                       "whose default is true");
@@ -303,7 +309,9 @@ static ernie_status convert_open(convert_state *state, const char *dir, ernie_er
         const ernie_status vision = convert_refuse_vision(state, dir, error);
         if (vision != ERNIE_OK) return vision;
     }
-    if (status == ERNIE_OK) status = convert_refuse_paddle(state, dir, error);
+    if (status == ERNIE_OK)
+        status = conv_paddle_detect(&state->paddle, &state->tensors, &state->config.quant,
+                                    &state->config.hparams, error);
     if (status == ERNIE_OK) convert_settle(state);
     return status;
 }
@@ -328,8 +336,8 @@ static ernie_status convert_add_record(convert_state *state, const ern_record *r
     bool absent;
     conv_source sources[2];
     const uint32_t i = state->plan.header.n_records;
-    ernie_status status = conv_names_find(sources, &state->tensors, &state->config.hparams, record,
-                                          optional, &absent, error);
+    ernie_status status = conv_names_find(sources, &state->tensors, &state->config.hparams,
+                                          &state->paddle, record, optional, &absent, error);
     if (status != ERNIE_OK || absent) return status;
     status = conv_plan_add(&state->plan, record, types, error);
     if (status != ERNIE_OK) return status;
@@ -416,30 +424,55 @@ static uint64_t convert_memory_max(const convert_state *state)
     return state->options.memory_max ? state->options.memory_max : CONVERT_MEMORY_MAX;
 }
 
+static bool convert_has_columns(const convert_state *state)
+{
+    for (uint32_t i = 0; i < state->plan.header.n_records; i++)
+        for (uint32_t m = 0; m < 2; m++)
+            for (uint32_t k = 0; k < state->sources[i][m].n_slices; k++)
+                if (state->sources[i][m].slices[k].coding != CONV_ROWS) return true;
+    return false;
+}
+
+/* Buffers per worker, and how many workers fit beside the batches and what they are made of. */
+static void convert_size_workers(convert_state *state)
+{
+    uint64_t taken = 2 * CONV_BATCH_BYTES;
+    const uint64_t limit = convert_memory_max(state);
+    uint64_t n = state->options.n_threads ? state->options.n_threads : ern_cpu_count();
+    state->row_stride = ern_round_up(state->n_cols_max, ERN_BLOCK_COLS);
+    if (convert_has_columns(state)) {
+        state->stage.n_max = (size_t)ern_min_size(CONV_STAGE_BYTES, (size_t)(limit / 4));
+        state->rows_bytes = ERN_GROUP_ROWS * state->row_stride * sizeof(float);
+        taken += state->stage.n_max;
+    }
+    state->raw_bytes =
+        ern_round_up(ern_max_size(CONVERT_READ_BYTES, (size_t)state->n_cols_max * 4), 64);
+    state->worker_bytes = state->raw_bytes + state->rows_bytes
+                          + conv_scratch_bytes(state->n_cols_max)
+                          + conv_group_bytes(state->n_cols_max);
+    const uint64_t fit = limit > taken ? (limit - taken) / state->worker_bytes : 1;
+    if (n > fit) n = fit > 0 ? fit : 1;
+    state->n_threads = n > CONVERT_THREADS_MAX ? CONVERT_THREADS_MAX : (unsigned)n;
+}
+
 static ernie_status convert_open_workers(convert_state *state, ernie_error *error)
 {
     const ernie_allocator *allocator = state->options.allocator;
-    const uint64_t limit = convert_memory_max(state);
-    uint64_t n = state->options.n_threads ? state->options.n_threads : ern_cpu_count();
-    state->raw_bytes =
-        ern_round_up(ern_max_size(CONVERT_READ_BYTES, (size_t)state->n_cols_max * 4), 64);
-    const size_t scratch_bytes = conv_scratch_bytes(state->n_cols_max);
-    state->worker_bytes = state->raw_bytes + scratch_bytes + conv_group_bytes(state->n_cols_max);
-    const uint64_t fit =
-        limit > 2 * CONV_BATCH_BYTES ? (limit - 2 * CONV_BATCH_BYTES) / state->worker_bytes : 1;
-    if (n > fit) n = fit > 0 ? fit : 1;
-    state->n_threads = n > CONVERT_THREADS_MAX ? CONVERT_THREADS_MAX : (unsigned)n;
-
+    convert_size_workers(state);
+    state->stage.tensors = &state->tensors;
     state->workers = ern_alloc_zero(allocator, state->n_threads * sizeof *state->workers);
     state->memory = ern_alloc_aligned(allocator, state->n_threads * state->worker_bytes);
     ERN_FAIL_IF(!state->workers || !state->memory, error, ERNIE_NO_MEMORY,
                 "no memory for the buffers of %u threads, %zu bytes each", state->n_threads,
                 state->worker_bytes);
     for (unsigned i = 0; i < state->n_threads; i++) {
+        convert_worker *worker = &state->workers[i];
         unsigned char *memory = state->memory + i * state->worker_bytes;
-        state->workers[i].raw = memory;
-        conv_scratch_set(&state->workers[i].scratch, memory + state->raw_bytes, state->n_cols_max);
-        state->workers[i].group_memory = memory + state->raw_bytes + scratch_bytes;
+        worker->raw = memory;
+        memory += state->raw_bytes;
+        if (state->rows_bytes > 0) worker->rows = (float *)(void *)memory;
+        conv_scratch_set(&worker->scratch, memory + state->rows_bytes, state->n_cols_max);
+        worker->group_memory = memory + state->rows_bytes + conv_scratch_bytes(state->n_cols_max);
     }
     return ERNIE_OK;
 }
@@ -447,14 +480,24 @@ static ernie_status convert_open_workers(convert_state *state, ernie_error *erro
 static uint64_t convert_source_bytes(const convert_state *state)
 {
     uint64_t total = 0;
-    for (size_t i = 0; i < state->tensors.n; i++)
-        if (state->tensors.items[i].used) total += state->tensors.items[i].n_bytes;
+    for (uint32_t i = 0; i < state->plan.header.n_records; i++)
+        for (uint32_t m = 0; m < 2; m++) {
+            const conv_source *source = &state->sources[i][m];
+            for (uint32_t k = 0; k < source->n_slices; k++)
+                total += source->slices[k].n_rows
+                         * (uint64_t)conv_slice_row_bytes(&source->slices[k], source->n_cols);
+        }
     return total;
 }
 
 static ernie_status convert_run_pipe(convert_state *state, const char *path, ernie_error *error)
 {
+    const conv_stager stager = { .n_max = state->stage.n_max,
+                                 .need = convert_stage_need,
+                                 .begin = convert_stage_begin,
+                                 .task = convert_stage_task };
     conv_job job = { .plan = &state->plan,
+                     .stager = state->rows_bytes > 0 ? &stager : NULL,
                      .make = convert_make,
                      .user = state,
                      .n_threads = state->n_threads,
@@ -480,6 +523,7 @@ static void convert_close(convert_state *state)
     if (state->sources)
         ern_free(allocator, state->sources, state->n_sources * sizeof *state->sources);
     conv_calibration_close(&state->calibration);
+    conv_stage_close(&state->stage);
     conv_bytes_free(&state->generation);
     conv_text_files_free(&state->text);
     conv_plan_free(&state->plan);
@@ -495,6 +539,7 @@ ERN_FN ernie_status ern_convert(const char *source, const char *out_path,
     if (options) state.options = *options;
     if (!state.options.allocator) state.options.allocator = ern_allocator_default();
     state.plan.allocator = state.generation.allocator = state.options.allocator;
+    state.stage.allocator = state.options.allocator;
     state.text.tokenizer.allocator = state.text.chat.allocator = state.options.allocator;
     state.encoder = conv_encoder_best();
     ERN_FAIL_IF(!source || !out_path, error, ERNIE_INVALID,

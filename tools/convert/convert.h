@@ -27,10 +27,10 @@ typedef struct ern_convert_options {
     ern_log log;
 } ern_convert_options;
 
-/* Convert the checkpoint in directory `source` (Transformers layout, "-PT"), or the GGUF file
- * `source` (the first part of several), into `out_path`. `options` may be NULL. The file appears
- * whole or not at all; an older file at out_path is replaced only by a finished one. While it runs,
- * OUT.part beside it holds what is done.
+/* Convert the checkpoint in directory `source` (Transformers layout, "-PT", or Baidu's "-Paddle",
+ * quantized or not), or the GGUF file `source` (the first part of several), into `out_path`.
+ * `options` may be NULL. The file appears whole or not at all; an older file at out_path is
+ * replaced only by a finished one. While it runs, OUT.part beside it holds what is done.
  *
  * Returns ERNIE_OK, ERNIE_INVALID (an option), ERNIE_IO (a file, named), ERNIE_FORMAT (the
  * checkpoint is damaged or incomplete), ERNIE_UNSUPPORTED (an architecture, field or tensor that is

@@ -13,6 +13,7 @@
 typedef struct names_search {
     const conv_tensors *tensors;
     const ern_hparams *hparams;
+    const conv_paddle *paddle;
     const ern_record *record;
     char base[NAMES_BASE_MAX]; /* "layers.3.", "mtp_block.0." or "" */
     ernie_error *error;
@@ -22,7 +23,8 @@ typedef struct names_search {
 
 static const char *const names_prefixes[] = { "model.", "ernie." };
 
-/* The tensor prefix + base + name under any prefix, or NULL. `full` receives the usual spelling. */
+/* The tensor prefix + base + name under any prefix, or NULL. `full` receives the spelling that is
+ * usual in the layout. */
 static conv_tensor *names_lookup(const names_search *search, const char *name,
                                  char full[NAMES_FULL_MAX])
 {
@@ -31,8 +33,9 @@ static conv_tensor *names_lookup(const names_search *search, const char *name,
         conv_gguf_tensor_name(search->base, name, full, NAMES_FULL_MAX);
         return conv_tensors_find(search->tensors, full);
     }
-    for (size_t i = ERN_COUNT(names_prefixes); i-- > 0 && !found;) {
-        snprintf(full, NAMES_FULL_MAX, "%s%s%s", names_prefixes[i], search->base, name);
+    for (size_t i = 0; i < ERN_COUNT(names_prefixes) && !found; i++) {
+        const char *prefix = names_prefixes[search->paddle->turned ? i : !i];
+        snprintf(full, NAMES_FULL_MAX, "%s%s%s", prefix, search->base, name);
         found = conv_tensors_find(search->tensors, full);
     }
     return found;
@@ -78,17 +81,67 @@ static void names_add_slice(conv_source *source, const conv_tensor *tensor, uint
                                      + first_row * conv_row_bytes(tensor, source->n_cols) };
 }
 
-/* The tensor `name` of [n_rows][n_cols] as the next slice. */
-static ernie_status names_add_matrix(const names_search *search, conv_source *source,
-                                     const char *name, uint32_t n_rows)
+/* The quantized form of the tensor `name`, which ends in ".weight", or NULL. */
+static conv_tensor *names_lookup_quantized(const names_search *search, const char *name,
+                                           char full[NAMES_FULL_MAX])
+{
+    char quantized[NAMES_TEXT_MAX + 8];
+    const size_t n = strlen(name) - strlen("weight");
+    snprintf(quantized, sizeof quantized, "%.*squant_weight", (int)n, name);
+    return names_lookup(search, quantized, full);
+}
+
+/* Is there a linear layer of that name, in any form? */
+static bool names_has_linear(const names_search *search, const char *name)
 {
     char full[NAMES_FULL_MAX];
-    const uint64_t dims[2] = { n_rows, source->n_cols };
+    return names_lookup(search, name, full) || names_lookup_quantized(search, name, full);
+}
+
+/* Which of two spellings to ask for; where there is neither, the usual one of the layout. */
+static bool names_is_fused(const names_search *search, const char *fused, const char *first_part)
+{
+    if (names_has_linear(search, fused)) return true;
+    return search->paddle->turned && !names_has_linear(search, first_part);
+}
+
+/* The tensor `name` of [n_rows][n_cols] as the next slice; of a `turned` one, [n_cols][n_rows], the
+ * columns. */
+static ernie_status names_add_matrix(const names_search *search, conv_source *source,
+                                     const char *name, bool turned, uint32_t n_rows)
+{
+    char full[NAMES_FULL_MAX];
+    const uint64_t dims[2] = { turned ? source->n_cols : n_rows, turned ? n_rows : source->n_cols };
     conv_tensor *tensor = names_lookup(search, name, full);
     if (!tensor) return names_missing(search, full, dims, 2);
     const ernie_status status = names_use(search, tensor, dims, 2);
-    if (status == ERNIE_OK) names_add_slice(source, tensor, 0, n_rows);
-    return status;
+    if (status != ERNIE_OK) return status;
+    names_add_slice(source, tensor, 0, n_rows);
+    if (turned) source->slices[source->n_slices - 1].coding = CONV_COLUMNS;
+    return ERNIE_OK;
+}
+
+/* A linear layer's weight, in the layout that the checkpoint has them in. */
+static ernie_status names_add_linear(const names_search *search, conv_source *source,
+                                     const char *name, uint32_t n_rows)
+{
+    char full[NAMES_FULL_MAX];
+    conv_tensor *quantized = NULL;
+    if (!names_lookup(search, name, full)) quantized = names_lookup_quantized(search, name, full);
+    if (!quantized) return names_add_matrix(search, source, name, search->paddle->turned, n_rows);
+    return conv_paddle_bind(&source->slices[source->n_slices++], search->tensors, search->paddle,
+                            search->record, quantized, n_rows, source->n_cols, search->error);
+}
+
+/* The last slice becomes two of n_rows rows, one after the other. */
+static void names_halve(conv_source *source, uint32_t n_rows)
+{
+    conv_slice *slice = &source->slices[source->n_slices++ - 1];
+    slice[0].n_rows = n_rows;
+    slice[1] = slice[0];
+    slice[1].first_row += n_rows;
+    if (slice->coding == CONV_ROWS)
+        slice[1].offset += n_rows * conv_row_bytes(slice->tensor, source->n_cols);
 }
 
 /* ---- Kinds ----------------------------------------------------------------------------------- */
@@ -111,30 +164,35 @@ static const char *names_head(const conv_tensors *tensors)
     return tensors->gguf ? CONV_GGUF_HEAD : "lm_head.weight";
 }
 
+/* [V, h] as the embedding; [h, V] where linears are turned, unless its shape says otherwise. */
 static ernie_status names_find_head(const names_search *search, conv_source *source)
 {
     const char *name = names_head(search->tensors);
-    const uint64_t dims[2] = { search->record->n_rows, source->n_cols };
+    const uint64_t dims[2] = { search->record->n_rows, source->n_cols },
+                   turned[2] = { dims[1], dims[0] };
     conv_tensor *tensor = conv_tensors_find(search->tensors, name);
     if (!tensor) return names_missing(search, name, dims, 2);
-    const ernie_status status = names_use(search, tensor, dims, 2);
-    if (status == ERNIE_OK) names_add_slice(source, tensor, 0, search->record->n_rows);
-    return status;
+    const bool turn = search->paddle->turned && tensor->n_dims == 2
+                      && memcmp(tensor->dims, turned, sizeof turned) == 0;
+    const ernie_status status = names_use(search, tensor, turn ? turned : dims, 2);
+    if (status != ERNIE_OK) return status;
+    names_add_slice(source, tensor, 0, search->record->n_rows);
+    source->slices[0].coding = turn ? CONV_COLUMNS : CONV_ROWS;
+    return ERNIE_OK;
 }
 
 static ernie_status names_find_qkv(const names_search *search, conv_source *source)
 {
     static const char *const parts[] = { "self_attn.q_proj.weight", "self_attn.k_proj.weight",
                                          "self_attn.v_proj.weight" };
-    char full[NAMES_FULL_MAX];
     const ern_hparams *h = search->hparams;
     const uint32_t rows[] = { h->n_heads * h->head_dim, h->n_kv_heads * h->head_dim,
                               h->n_kv_heads * h->head_dim };
-    if (names_lookup(search, "self_attn.qkv_proj.weight", full))
-        return names_add_matrix(search, source, "self_attn.qkv_proj.weight",
+    if (names_is_fused(search, "self_attn.qkv_proj.weight", parts[0]))
+        return names_add_linear(search, source, "self_attn.qkv_proj.weight",
                                 search->record->n_rows);
     for (size_t i = 0; i < 3; i++) {
-        const ernie_status status = names_add_matrix(search, source, parts[i], rows[i]);
+        const ernie_status status = names_add_linear(search, source, parts[i], rows[i]);
         if (status != ERNIE_OK) return status;
     }
     return ERNIE_OK;
@@ -144,23 +202,19 @@ static ernie_status names_find_qkv(const names_search *search, conv_source *sour
 static ernie_status names_find_gate_up(const names_search *search, conv_source *source,
                                        const char *stem, uint32_t width)
 {
-    char name[NAMES_TEXT_MAX], full[NAMES_FULL_MAX];
+    char fused[NAMES_TEXT_MAX], name[NAMES_TEXT_MAX];
     source->gate_up = true;
-    snprintf(name, sizeof name, "%.40sup_gate_proj.weight", stem);
-    conv_tensor *fused = names_lookup(search, name, full);
-    if (fused) {
-        const uint64_t dims[2] = { 2 * (uint64_t)width, source->n_cols };
-        const ernie_status status = names_use(search, fused, dims, 2);
-        if (status != ERNIE_OK) return status;
-        names_add_slice(source, fused, 0, width);
-        names_add_slice(source, fused, width, width);
-        return ERNIE_OK;
-    }
+    snprintf(fused, sizeof fused, "%.40sup_gate_proj.weight", stem);
     snprintf(name, sizeof name, "%.40sgate_proj.weight", stem);
-    const ernie_status status = names_add_matrix(search, source, name, width);
+    if (names_is_fused(search, fused, name)) {
+        const ernie_status status = names_add_linear(search, source, fused, 2 * width);
+        if (status == ERNIE_OK) names_halve(source, width);
+        return status;
+    }
+    const ernie_status status = names_add_linear(search, source, name, width);
     if (status != ERNIE_OK) return status;
     snprintf(name, sizeof name, "%.40sup_proj.weight", stem);
-    return names_add_matrix(search, source, name, width);
+    return names_add_linear(search, source, name, width);
 }
 
 static ernie_status names_find_down(const names_search *search, conv_source *source,
@@ -168,7 +222,7 @@ static ernie_status names_find_down(const names_search *search, conv_source *sou
 {
     char name[NAMES_TEXT_MAX];
     snprintf(name, sizeof name, "%.40sdown_proj.weight", stem);
-    return names_add_matrix(search, source, name, search->hparams->hidden_size);
+    return names_add_linear(search, source, name, search->hparams->hidden_size);
 }
 
 /* Text models store [E, h], vision-language ones and Paddle [h, E]: oriented by shape. */
@@ -176,17 +230,11 @@ static ernie_status names_find_router(const names_search *search, conv_source *s
 {
     char full[NAMES_FULL_MAX];
     const uint64_t dims[2] = { source->n_cols, search->record->n_rows };
-    conv_tensor *tensor = names_lookup(search, "mlp.gate.weight", full);
-    const bool transposed = tensor && !search->tensors->gguf && tensor->n_dims == 2
-                            && dims[0] != dims[1] && tensor->dims[0] == dims[0]
-                            && tensor->dims[1] == dims[1];
-    if (!transposed)
-        return names_add_matrix(search, source, "mlp.gate.weight", search->record->n_rows);
-    const ernie_status status = names_use(search, tensor, dims, 2);
-    if (status != ERNIE_OK) return status;
-    names_add_slice(source, tensor, 0, search->record->n_rows);
-    source->slices[0].transposed = true;
-    return ERNIE_OK;
+    const conv_tensor *tensor = names_lookup(search, "mlp.gate.weight", full);
+    const bool turned = tensor && !search->tensors->gguf && tensor->n_dims == 2
+                        && tensor->dims[0] == dims[0] && tensor->dims[1] == dims[1]
+                        && (dims[0] != dims[1] || search->paddle->turned);
+    return names_add_matrix(search, source, "mlp.gate.weight", turned, search->record->n_rows);
 }
 
 static ernie_status names_find_bias(const names_search *search, conv_source *source, bool optional,
@@ -291,16 +339,17 @@ static ernie_status names_find_mtp(names_search *search, conv_source *source)
              (unsigned)(search->record->layer - search->hparams->n_layers));
     search->base[0] = '\0';
     if (search->record->kind == ERN_MTP_PROJ)
-        return names_add_matrix(search, source, name, search->record->n_rows);
+        return names_add_linear(search, source, name, search->record->n_rows);
     return names_find_vector(search, source, name);
 }
 
 ERN_FN ernie_status conv_names_find(conv_source sources[2], conv_tensors *tensors,
-                                    const ern_hparams *hparams, const ern_record *record,
-                                    bool optional, bool *absent, ernie_error *error)
+                                    const ern_hparams *hparams, const conv_paddle *paddle,
+                                    const ern_record *record, bool optional, bool *absent,
+                                    ernie_error *error)
 {
     names_search search = {
-        .tensors = tensors, .hparams = hparams, .record = record, .error = error
+        .tensors = tensors, .hparams = hparams, .paddle = paddle, .record = record, .error = error
     };
     memset(sources, 0, 2 * sizeof sources[0]);
     sources[0].n_cols = record->n_cols;
@@ -309,13 +358,13 @@ ERN_FN ernie_status conv_names_find(conv_source sources[2], conv_tensors *tensor
     names_set_base(&search);
     switch ((ern_kind)record->kind) {
     case ERN_EMBED:
-        return names_add_matrix(&search, sources, "embed_tokens.weight", record->n_rows);
+        return names_add_matrix(&search, sources, "embed_tokens.weight", false, record->n_rows);
     case ERN_HEAD: return names_find_head(&search, sources);
     case ERN_FINAL_NORM: return names_find_vector(&search, sources, "norm.weight");
     case ERN_ATTN_NORM: return names_find_vector(&search, sources, "input_layernorm.weight");
     case ERN_QKV: return names_find_qkv(&search, sources);
     case ERN_ATTN_OUT:
-        return names_add_matrix(&search, sources, "self_attn.o_proj.weight", record->n_rows);
+        return names_add_linear(&search, sources, "self_attn.o_proj.weight", record->n_rows);
     case ERN_FFN_NORM:
         return names_find_vector(&search, sources, "post_attention_layernorm.weight");
     case ERN_FFN_GATE_UP:
@@ -364,7 +413,8 @@ static const conv_tensor *names_first(const conv_tensors *tensors, uint32_t n_la
                                       const char *name, uint32_t *layer)
 {
     char full[NAMES_FULL_MAX];
-    names_search search = { .tensors = tensors };
+    static const conv_paddle any = { .turned = false };
+    names_search search = { .tensors = tensors, .paddle = &any };
     const conv_tensor *found = NULL;
     for (*layer = 0; *layer < n_layers; ++*layer) {
         snprintf(search.base, sizeof search.base, "layers.%u.", (unsigned)*layer);
@@ -380,12 +430,15 @@ ERN_FN uint32_t conv_names_moe_start(const conv_tensors *tensors, uint32_t n_lay
     return names_first(tensors, n_layers, "mlp.gate.weight", &layer) ? layer : 0;
 }
 
-ERN_FN uint32_t conv_names_shared_width(const conv_tensors *tensors, uint32_t n_layers)
+ERN_FN uint32_t conv_names_shared_width(const conv_tensors *tensors, const conv_paddle *paddle,
+                                        uint32_t n_layers)
 {
     uint32_t layer;
     const conv_tensor *down =
         names_first(tensors, n_layers, "mlp.shared_experts.down_proj.weight", &layer);
-    return down && down->n_dims == 2 && down->dims[1] <= ERN_DIM_MAX ? (uint32_t)down->dims[1] : 0;
+    if (!down || down->n_dims != 2) return 0;
+    const uint64_t width = down->dims[!paddle->turned];
+    return width <= ERN_DIM_MAX ? (uint32_t)width : 0;
 }
 
 /* The block number of an MTP tensor, whatever its prefix; -1 for other tensors. */
@@ -420,37 +473,13 @@ ERN_FN const conv_tensor *conv_names_find_vision(const conv_tensors *tensors)
     return NULL;
 }
 
-/* The prefix alone proves nothing and square matrices look alike, so each kind of linear is asked on
- * which side the hidden size stands. */
-ERN_FN const conv_tensor *conv_names_find_paddle(const conv_tensors *tensors)
-{
-    static const struct {
-        const char *end;
-        unsigned hidden; /* the dimension that is the hidden size in Paddle */
-    } marks[] = { { "qkv_proj.weight", 0 },
-                  { ".q_proj.weight", 0 },
-                  { "up_gate_proj.weight", 0 },
-                  { ".up_proj.weight", 0 },
-                  { ".down_proj.weight", 1 } };
-    const conv_tensor *embed = conv_tensors_find(tensors, "ernie.embed_tokens.weight");
-    for (size_t i = 0; embed && embed->n_dims == 2 && i < tensors->n; i++) {
-        const conv_tensor *tensor = &tensors->items[i];
-        if (tensor->n_dims != 2) continue;
-        for (size_t k = 0; k < ERN_COUNT(marks); k++)
-            if (strstr(tensor->name, marks[k].end)
-                && tensor->dims[marks[k].hidden] == embed->dims[1]
-                && tensor->dims[!marks[k].hidden] != embed->dims[1])
-                return tensor;
-    }
-    return NULL;
-}
-
 ERN_FN ernie_status conv_names_check_rest(const conv_tensors *tensors, const ern_hparams *hparams,
                                           ernie_error *error)
 {
     for (size_t i = 0; i < tensors->n; i++) {
         const conv_tensor *tensor = &tensors->items[i];
         if (tensor->used || strstr(tensor->name, "rotary_emb.")) continue;
+        if (conv_paddle_ignores(tensor->name)) continue;
         if (hparams->tied && strcmp(tensor->name, "lm_head.weight") == 0) continue;
         return ern_error_set(error, ERNIE_UNSUPPORTED,
                              "tensor \"%.128s\" in %.80s is unknown: nothing in this model uses it",

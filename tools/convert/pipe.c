@@ -1,4 +1,5 @@
-/* Records become batches of units. Checksums grow in file order, as batches are written. */
+/* Records become batches of units. Checksums grow in file order, as batches are written. Before a
+ * batch whose units need something staged goes one that writes nothing and brings it. */
 #include "pipe.h"
 
 typedef struct pipe_state {
@@ -14,6 +15,7 @@ static ernie_status pipe_make(void *user, unsigned worker, const conv_batch *bat
                               uint64_t *n_done, ernie_error *error)
 {
     const pipe_state *pipe = user;
+    if (batch->n_bytes == 0) return pipe->job->stager->task(pipe->job->user, i, error);
     const ern_record *record = &pipe->job->plan->records[batch->kind];
     const conv_unit unit = conv_unit_at(record, batch->first + i);
     unsigned char *dst = batch->data + (record->offset + unit.offset - batch->offset);
@@ -29,9 +31,11 @@ static void pipe_hash(void *user, const conv_batch *batch)
     if (batch->last) pipe->job->plan->records[batch->kind].checksum = ern_hash_end64(&pipe->hash);
 }
 
-/* As many units of record i from first_unit on as a batch takes. */
+/* As many units of record i from first_unit on as a batch and the stager take. */
 static conv_batch pipe_take_units(const pipe_state *pipe, uint32_t i, uint32_t first_unit)
 {
+    size_t needed = 0;
+    const conv_stager *stager = pipe->job->stager;
     const ern_record *record = &pipe->job->plan->records[i];
     const uint32_t n_units = conv_n_units(record);
     conv_batch batch = { .kind = i,
@@ -40,11 +44,24 @@ static conv_batch pipe_take_units(const pipe_state *pipe, uint32_t i, uint32_t f
     while (first_unit + batch.n_pieces < n_units) {
         const conv_unit unit = conv_unit_at(record, first_unit + batch.n_pieces);
         if (batch.n_bytes + unit.n_bytes > pipe->batch_bytes) break;
+        if (stager) needed += stager->need(pipe->job->user, i, &unit);
+        if (stager && needed > stager->n_max && batch.n_pieces > 0) break;
         batch.n_bytes += (size_t)unit.n_bytes;
         batch.n_pieces++;
     }
     batch.last = first_unit + batch.n_pieces == n_units;
     return batch;
+}
+
+static ernie_status pipe_stage(const pipe_state *pipe, const conv_batch *batch, ernie_error *error)
+{
+    const conv_job *job = pipe->job;
+    conv_batch staging = { .kind = batch->kind };
+    if (!job->stager) return ERNIE_OK;
+    const ernie_status status = job->stager->begin(job->user, batch->kind, batch->first,
+                                                   batch->n_pieces, &staging.n_pieces, error);
+    if (status != ERNIE_OK || staging.n_pieces == 0) return status;
+    return conv_flow_push(pipe->flow, &staging, error);
 }
 
 static ernie_status pipe_records(const pipe_state *pipe, ernie_error *error)
@@ -53,7 +70,8 @@ static ernie_status pipe_records(const pipe_state *pipe, ernie_error *error)
     for (uint32_t i = 0; i < plan->header.n_records; i++) {
         for (uint32_t unit = 0; unit < conv_n_units(&plan->records[i]);) {
             const conv_batch batch = pipe_take_units(pipe, i, unit);
-            const ernie_status status = conv_flow_push(pipe->flow, &batch, error);
+            ernie_status status = pipe_stage(pipe, &batch, error);
+            if (status == ERNIE_OK) status = conv_flow_push(pipe->flow, &batch, error);
             if (status != ERNIE_OK) return status;
             unit += batch.n_pieces;
         }

@@ -12,9 +12,21 @@
 typedef ernie_status (*conv_make_fn)(void *user, unsigned worker, uint32_t i, const conv_unit *unit,
                                      unsigned char *dst, uint64_t *n_done, ernie_error *error);
 
+/* What the units of a batch need in memory before they are made, brought by all workers at once. */
+typedef struct conv_stager {
+    size_t n_max; /* bytes that the units of a batch may need together; one alone may need more */
+    size_t (*need)(void *user, uint32_t i, const conv_unit *unit); /* 0: nothing */
+    /* Units first .. first + n - 1 of record i come next; what was brought before is used up. Sets
+     * how many tasks bring what they need, on any worker and in any order. */
+    ernie_status (*begin)(void *user, uint32_t i, uint32_t first, uint32_t n, uint32_t *n_tasks,
+                          ernie_error *error);
+    ernie_status (*task)(void *user, uint32_t task, ernie_error *error);
+} conv_stager;
+
 typedef struct conv_job {
     conv_plan *plan;
     const conv_bytes *sections[ERN_N_SECTIONS]; /* tokenizer, chat, generation; NULL: none */
+    const conv_stager *stager;                  /* NULL: none */
     conv_make_fn make;
     void *user;
     unsigned n_threads;

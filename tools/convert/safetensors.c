@@ -223,18 +223,26 @@ static bool st_shard_number(const char *name, unsigned *number, unsigned *count)
     return sscanf(of - 5, "%5u-of-%5u.safetensors", number, count) == 2;
 }
 
-/* No safetensors: Paddle's own files are told by their names. */
+/* No safetensors: Paddle's own files, pickles, are told by their names, and so are the folders of
+ * checkpoints that are cut for several GPUs. */
 static ernie_status st_fail_empty(const ernie_allocator *allocator, const char *dir,
                                   ernie_error *error)
 {
     size_t n = 0;
+    conv_path rank;
     conv_bytes names = { .allocator = allocator };
-    ernie_status status = conv_dir_list(&names, &n, dir, ".pdparams", error);
-    if (status == ERNIE_OK && n > 0)
+    ernie_status status = conv_path_join(&rank, dir, "rank0", error);
+    if (status == ERNIE_OK) status = conv_dir_list(&names, &n, dir, ".pdparams", error);
+    if (status == ERNIE_OK && conv_file_exists(rank.text))
         status = ern_error_set(error, ERNIE_UNSUPPORTED,
-                               "%s: is in the Paddle layout (%.64s); use the checkpoint whose name "
-                               "ends in -PT",
-                               dir, (const char *)names.data);
+                               "%s: is split for tensor-parallel runs (rank0), only whole "
+                               "checkpoints can be converted",
+                               dir);
+    else if (status == ERNIE_OK && n > 0)
+        status =
+            ern_error_set(error, ERNIE_UNSUPPORTED,
+                          "%s: holds Paddle pickles (%.64s), only safetensors can be converted",
+                          dir, (const char *)names.data);
     else if (status == ERNIE_OK)
         status = ern_error_set(error, ERNIE_IO, "%s: holds no *.safetensors file", dir);
     conv_bytes_free(&names);

@@ -52,9 +52,10 @@ const cli_command cli_commands[] = {
       "SOURCE OUT [--type T | --preset P] [--imatrix FILE] ...",
       "make a model file from a checkpoint or a GGUF file",
       "SOURCE is a directory with config.json, safetensors and tokenizer.model as published\n"
-      "(the -PT layout), or a GGUF file of ERNIE 4.5: of several parts the first, with the\n"
-      "others beside it. Its weights are read exactly and written as --type says; f32 keeps\n"
-      "every value, w8 comes close, the default rounds a second time.\n\n"
+      "(-PT, or -Paddle, plain or quantized), or a GGUF file of ERNIE 4.5: of several parts\n"
+      "the first, with the others beside it. Weights that come quantized are decoded exactly\n"
+      "and written as --type says; f32 keeps every value, w8 comes close, the default rounds a\n"
+      "second time.\n\n"
       "c4, c3 and c2 are types of experts, of which a large model consists; the rest is kept at\n"
       "w4 or better. A preset is a mix of types. FILE is what \"ernie calibrate\" wrote for this\n"
       "model in f32 or bf16: errors of w4, c4, c3 and c2 are then put where they matter least.\n\n"
