@@ -59,8 +59,8 @@ static ernie_status import(unsigned n_threads, ernie_error *error)
     return convert_source(gguf_path(0), n_threads, error);
 }
 
-/* With a calibration file, in all three ways that a linear's statistics are used: experts that share
- * moments, moments of one's own, and w4 beside c types. */
+/* With a calibration file, in all three ways that a linear's statistics are used: experts that
+ * share moments, moments of one's own, and w4 beside c types. */
 static ernie_status convert_coded(unsigned n_threads, ernie_error *error)
 {
     const ern_convert_options options = { .type = "c3",

@@ -1,5 +1,5 @@
-/* What the tests of the encoder share: weights and second moments at random, groups encoded and read
- * back by the letter of format.h, and what errors cost. */
+/* What the tests of the encoder share: weights and second moments at random, groups encoded and
+ * read back by the letter of format.h, and what errors cost. */
 #ifndef GROUP_VALUES_H
 #define GROUP_VALUES_H
 
@@ -28,8 +28,8 @@ static inline float values_gauss(void)
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
 }
 
-/* h [n][n]: moments of an input whose channels have sizes between 0.4 and 2.7 and share `shared` (0 ..
- * 1) of their variance through n / 8 + 1 common causes. */
+/* h [n][n]: moments of an input whose channels have sizes between 0.4 and 2.7 and share `shared`
+ * (0 .. 1) of their variance through n / 8 + 1 common causes. */
 static inline void values_moments(float *h, size_t n, double shared)
 {
     const size_t n_causes = n / 8 + 1;
@@ -47,7 +47,8 @@ static inline void values_moments(float *h, size_t n, double shared)
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
             double sum = i == j ? 1 - shared : 0;
-            for (size_t k = 0; k < n_causes; k++) sum += mix[i * n_causes + k] * mix[j * n_causes + k];
+            for (size_t k = 0; k < n_causes; k++)
+                sum += mix[i * n_causes + k] * mix[j * n_causes + k];
             h[i * n + j] = (float)(size[i] * size[j] * sum);
         }
     free(mix);

@@ -1,5 +1,5 @@
-/* Statistics as the encoder gets them: whose they are, shared by threads on few slots, and every way
- * in which they may not come. */
+/* Statistics as the encoder gets them: whose they are, shared by threads on few slots, and every
+ * way in which they may not come. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -69,7 +69,8 @@ static long first_matrix(const ern_hparams *hp)
     return (long)(512 + conv_index_bytes(conv_entries_count(hp)) + conv_squares_bytes(n_squares));
 }
 
-/* Change n floats of the first matrix from its second on; with `seal` the file agrees with itself. */
+/* Change n floats of the first matrix from its second on; with `seal` the file agrees with
+ * itself. */
 static void change_matrix(const ern_hparams *hp, size_t n, float value, bool seal)
 {
     FILE *file = fopen(path, "r+b");
@@ -196,8 +197,8 @@ static void own_moments_make_feedback(void **state)
     double sum = 0;
     for (uint32_t c = 0; c < m->n_cols; c++) sum += (double)m->square[c];
     for (uint32_t c = 0; c < 64; c++) {
-        if (c >= 48) assert_true(f->weight[c] == 0);
-        else assert_true(f->weight[c] > 0 && (double)f->weight[c] < 1 + (double)m->square[c] * 48 / sum);
+        const double most = c < 48 ? 1 + (double)m->square[c] * 48 / sum : 0;
+        assert_true((f->weight[c] > 0) == (c < 48) && (double)f->weight[c] <= most);
     }
     /* What is there is not made again. */
     const long n = atomic_load(&counter.n_requests);
@@ -220,7 +221,8 @@ static void common_moments_are_stretched(void **state)
     const ern_hparams hp = write_file(COMMON);
     open_file(&hp);
     conv_calibration_use first = taken(ERN_EXPERT, 1, 0, 0), second = taken(ERN_EXPERT, 1, 2, 0);
-    conv_calibration_use shared = taken(ERN_SHARED_GATE_UP, 1, 0, 0), down = taken(ERN_EXPERT, 1, 0, 1);
+    conv_calibration_use shared = taken(ERN_SHARED_GATE_UP, 1, 0, 0);
+    conv_calibration_use down = taken(ERN_EXPERT, 1, 0, 1);
     assert_ptr_equal(first.slot, second.slot);
     assert_ptr_equal(first.slot, shared.slot);
     assert_ptr_not_equal(first.slot, down.slot);
@@ -476,7 +478,7 @@ static void damaged_moments_are_named(void **state)
         const char *says;
     } cases[] = {
         { 2.0f, false, ERNIE_CORRUPT, "layers.0.qkv: the checksum of its moments" },
-        { NAN, true, ERNIE_FORMAT, "layers.0.qkv: a moment of columns 0 to 31 is no finite number" },
+        { NAN, true, ERNIE_FORMAT, "layers.0.qkv: a moment of columns 0 to 31 is no finite" },
     };
     for (size_t i = 0; i < ERN_COUNT(cases); i++) {
         const ern_hparams hp = write_file(OWN);
@@ -526,7 +528,8 @@ static void what_does_not_fit_is_refused(void **state)
     (void)state;
     ern_hparams hp = write_file(OWN);
     hp.n_experts = 8;
-    refused(&hp, ERNIE_INVALID, "x.imatrix: was made with another model: its n_experts is 4, here it is 8");
+    refused(&hp, ERNIE_INVALID,
+            "x.imatrix: was made with another model: its n_experts is 4, here it is 8");
     unlink(path);
     refused(&hp, ERNIE_IO, "x.imatrix");
     checkpoint_put_text(dir, "x.imatrix", "no calibration");

@@ -57,8 +57,8 @@ static void calibrate(const char *file, const char *path, int known)
     ernie_model_close(opened);
 }
 
-/* The micro model in bf16 and its statistics beside the checkpoint of convert_run.h, whose sizes are
- * odd. */
+/* The micro model in bf16 and its statistics beside the checkpoint of convert_run.h, whose sizes
+ * are odd. */
 static int setup(void **state)
 {
     static const char *const kinds[] = { "own", "common", "squares" };

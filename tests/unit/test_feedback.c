@@ -1,5 +1,5 @@
-/* Feedback of errors: the coefficients are those of a plain computation, they make errors cost less,
- * and moments that are none are refused. */
+/* Feedback of errors: the coefficients are those of a plain computation, they make errors cost
+ * less, and moments that are none are refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,8 +31,8 @@ static float *weights(uint32_t n)
 
 /* ---- A plain computation --------------------------------------------------------------------- */
 
-/* R [n][n], upper triangular, with R R' = h scaled to a mean diagonal of 1 and damped; padding columns
- * stand by themselves. */
+/* R [n][n], upper triangular, with R R' = h scaled to a mean diagonal of 1 and damped; padding
+ * columns stand by themselves. */
 static double *plain_factor(const float *h, size_t n_cols, size_t n, double damping)
 {
     double *r = calloc(n * n, sizeof *r), trace = 0;
@@ -60,8 +60,8 @@ static void plain_pull(const double *r, size_t n, size_t b, size_t j, double x[B
     }
 }
 
-/* The least of |f R_bb|^2 with f_c = 1 and the rest of the block free: by elimination, f_k for k != c
- * solves the normal equations of S = R_bb R_bb'. */
+/* The least of |f R_bb|^2 with f_c = 1 and the rest of the block free: by elimination, f_k for k
+ * != c solves the normal equations of S = R_bb R_bb'. */
 static double plain_alone(const double *r, size_t n, size_t b, size_t c)
 {
     double s[BLOCK][BLOCK];
@@ -205,8 +205,8 @@ static void errors_cost_less(void **state)
         }
 }
 
-/* What a column of w4 is asked for inside its block is what the plain computation asks for: coded one
- * after the other with exact feedback, errors cost the same within a few percent. */
+/* What a column of w4 is asked for inside its block is what the plain computation asks for: coded
+ * one after the other with exact feedback, errors cost the same within a few percent. */
 static void w4_follows_the_factor(void **state)
 {
     (void)state;

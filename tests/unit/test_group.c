@@ -200,8 +200,8 @@ static void noise_is_small(void **state)
         }
 }
 
-/* A row whose blocks differ twentyfold keeps the loud ones. Scales of c types reach over a factor of
- * five, so the silent ones may drown. */
+/* A row whose blocks differ twentyfold keeps the loud ones. Scales of c types reach over a factor
+ * of five, so the silent ones may drown. */
 static void loud_blocks_are_kept(void **state)
 {
     (void)state;
@@ -277,8 +277,8 @@ static void squares_have_no_unit(void **state)
         }
 }
 
-/* A weight far from all others: nothing overflows, and some of it stays. The scales of c types follow
- * a block's root mean square, which cuts it. */
+/* A weight far from all others: nothing overflows, and some of it stays. The scales of c types
+ * follow a block's root mean square, which cuts it. */
 static void outliers_do_no_harm(void **state)
 {
     (void)state;

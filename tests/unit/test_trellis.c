@@ -1,5 +1,5 @@
-/* The search for codes: what it reports is what the codes decode to, near the best that there is, and
- * the same on every instruction set. */
+/* The search for codes: what it reports is what the codes decode to, near the best that there is,
+ * and the same on every instruction set. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -206,11 +206,13 @@ static void noise_is_small(void **state)
     }
 }
 
-/* The least error of row r at the block's scale, by trying each of the 32 states at which the circle
- * can close: windows and levels as docs/FORMAT.md has them, in double. */
+/* The least error of row r at the block's scale, by trying each of the 32 states at which the
+ * circle can close: windows and levels as docs/FORMAT.md has them, in double. */
 static double best_from(const conv_trellis_block *b, unsigned type, unsigned r, unsigned start)
 {
-    const int8_t *level = type == ERN_C2 ? ern_c2_level : type == ERN_C3 ? ern_c3_level : ern_c4_level;
+    const int8_t *level = type == ERN_C2   ? ern_c2_level
+                          : type == ERN_C3 ? ern_c3_level
+                                           : ern_c4_level;
     const unsigned n_choices = type == ERN_C2 ? 1 : type == ERN_C3 ? 2 : 4;
     const double worth = (double)(b->row_scale[r] * (float)(b->q[r] + 4u));
     double cost[32], next[32];
@@ -221,7 +223,8 @@ static double best_from(const conv_trellis_block *b, unsigned type, unsigned r, 
         for (unsigned w = 0; w < 128; w++) {
             double least = INFINITY;
             for (unsigned u = 0; u < n_choices; u++) {
-                const double d = (double)b->target[c][r] - worth * level[((w ^ w >> 5) & 15) + 16 * u];
+                const unsigned index = ((w ^ w >> 5) & 15) + 16 * u;
+                const double d = (double)b->target[c][r] - worth * level[index];
                 least = fmin(least, (double)b->weight[c] * d * d);
             }
             next[w >> 2] = fmin(next[w >> 2], cost[w & 31] + least);

@@ -1,16 +1,16 @@
-/* A few slots, found by the statistics they were made from. The thread that comes first makes a linear's
- * feedback; those that come while it does wait for it.
+/* A few slots, found by the statistics they were made from. The thread that comes first makes a
+ * linear's feedback; those that come while it does wait for it.
  *
- * Experts that share their layer's matrix of moments differ in the squares: one feedback is made from
- * the common matrix, and each expert stretches its columns to its own. */
+ * Experts that share their layer's matrix of moments differ in the squares: one feedback is made
+ * from the common matrix, and each expert stretches its columns to its own. */
 #include "calibration.h"
 #include "../../src/os.h"
 
 #include <math.h>
 
-/* Part of the mean square that is added to every channel's. The demo model's experts at c2: a loss of
- * 0.217 at 0.01, 0.213 at 0.03, 0.206 at 0.1, 0.200 at 0.3, 0.203 at 1 (nats a token above bf16). w4 shows
- * no difference from 0.01 to 0.3. */
+/* Part of the mean square that is added to every channel's. The demo model's experts at c2: a
+ * loss of 0.217 at 0.01, 0.213 at 0.03, 0.206 at 0.1, 0.200 at 0.3, 0.203 at 1 (nats a token
+ * above bf16). w4 shows no difference from 0.01 to 0.3. */
 #define CALIBRATION_DAMPING     0.3f
 #define CALIBRATION_DAMPING_MAX 30.0f
 #define CALIBRATION_STRETCH_MAX 1e6f /* and one over it: errors and what they pull stay finite */
@@ -126,9 +126,10 @@ static ernie_status calibration_make(conv_calibration *calibration, conv_calibra
 
 /* ---- Sharing --------------------------------------------------------------------------------- */
 
-/* The slot of these statistics, or one to make them in (not ready and without memory), or NULL while all
- * are in use. Under the lock. */
-static conv_calibration_slot *calibration_slot(conv_calibration *calibration, const conv_moments *of)
+/* The slot of these statistics, or one to make them in (not ready and without memory), or NULL
+ * while all are in use. Under the lock. */
+static conv_calibration_slot *calibration_slot(conv_calibration *calibration,
+                                               const conv_moments *of)
 {
     conv_calibration_slot *oldest = NULL;
     for (unsigned i = 0; i < CONV_CALIBRATION_SLOTS; i++) {

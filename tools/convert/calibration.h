@@ -1,5 +1,5 @@
-/* The statistics of a calibration file as the encoder wants them, made when a linear is reached and kept
- * while its rows are encoded. Knows records, not tensors or weights. */
+/* The statistics of a calibration file as the encoder wants them, made when a linear is reached
+ * and kept while its rows are encoded. Knows records, not tensors or weights. */
 #ifndef ERN_CONVERT_CALIBRATION_H
 #define ERN_CONVERT_CALIBRATION_H
 
@@ -45,9 +45,9 @@ ERN_FN ernie_status conv_calibration_open(conv_calibration *calibration, const c
                                           const ernie_allocator *allocator, ernie_error *error);
 ERN_FN void conv_calibration_close(conv_calibration *calibration);
 
-/* The feedback of a record's matrix (1: an expert's down), shared with all threads that want the same
- * one. *use is to be given back, by the same thread or another. Any thread. ERNIE_NO_MEMORY, and what
- * reading the file may return; *use then holds nothing. */
+/* The feedback of a record's matrix (1: an expert's down), shared with all threads that want the
+ * same one. *use is to be given back, by the same thread or another. Any thread. ERNIE_NO_MEMORY,
+ * and what reading the file may return; *use then holds nothing. */
 ERN_FN ernie_status conv_calibration_take(conv_calibration *calibration, const ern_record *record,
                                           uint32_t matrix, conv_calibration_use *use,
                                           ernie_error *error);

@@ -20,9 +20,9 @@
 #define CONVERT_MEMORY_MAX  ((uint64_t)1 << 30)
 #define CONVERT_THREADS_MAX 1024u
 
-/* Scales tried for each block of a c type. Gaussian weights at c2: 11.28 dB with 5, 11.16 with 3. With the
- * weights and targets of calibration the best scale lies further off: the demo model's experts at c2 lose
- * 0.209 nats a token with 5, 0.196 with 9. */
+/* Scales tried for each block of a c type. Gaussian weights at c2: 11.28 dB with 5, 11.16 with 3.
+ * With the weights and targets of calibration the best scale lies further off: the demo model's
+ * experts at c2 lose 0.209 nats a token with 5, 0.196 with 9. */
 #define CONVERT_TRIES      9u
 #define CONVERT_TRIES_FAST 3u
 
@@ -349,8 +349,8 @@ static ernie_status convert_add_record(convert_state *state, const ern_record *r
     return ERNIE_OK;
 }
 
-/* A file without a given name is called as its directory, whatever slashes follow, or as a GGUF file
- * calls itself. */
+/* A file without a given name is called as its directory, whatever slashes follow, or as a GGUF
+ * file calls itself. */
 static ernie_status convert_begin_plan(convert_state *state, const char *dir, ernie_error *error)
 {
     conv_path path;

@@ -11,8 +11,8 @@
 
 typedef struct ern_convert_options {
     const char *type; /* "f32", "f16", "bf16", "w8", "w4"; NULL: "w4" */
-    const char *imatrix; /* a calibration file (docs/IMATRIX.md) whose statistics say which errors of w4,
-                            c4, c3 and c2 weigh how much; NULL: all the same */
+    const char *imatrix; /* a calibration file (docs/IMATRIX.md) whose statistics say which errors of
+                            w4, c4, c3 and c2 weigh how much; NULL: all the same */
     bool fast; /* c types: search fewer scales, less than half of the time */
     const char *chat; /* "plain", "thinking", "none"; NULL: as the checkpoint's own template says */
     const char *name; /* what the file calls itself, up to 63 bytes; NULL: the directory's name, or

@@ -1,6 +1,6 @@
-/* A group from its first block to its last: what earlier columns left is added to a block's values, the
- * block is coded, and what it leaves is remembered. Rows are independent; sixteen go side by side, in
- * elementwise floats, so every instruction set gives the same file. */
+/* A group from its first block to its last: what earlier columns left is added to a block's
+ * values, the block is coded, and what it leaves is remembered. Rows are independent; sixteen go
+ * side by side, in elementwise floats, so every instruction set gives the same file. */
 #include "group.h"
 #include "trellis.h"
 
@@ -48,8 +48,8 @@ ERN_FN bool conv_group_makes(unsigned type, const conv_feedback *feedback)
 /* ---- Feedback -------------------------------------------------------------------------------- */
 
 /* target [32][16]: the block's values, raised by what the errors of earlier columns ask for. */
-static ERN_INLINE void group_target(const conv_group *group, const conv_feedback *feedback, size_t b,
-                                    group_lanes *restrict target)
+static ERN_INLINE void group_target(const conv_group *group, const conv_feedback *feedback,
+                                    size_t b, group_lanes *restrict target)
 {
     const size_t first = b * GROUP_COLS;
     for (size_t c = 0; c < GROUP_COLS; c++)
@@ -109,8 +109,8 @@ static void group_weights(const conv_feedback *feedback, bool single, size_t b, 
 
 /* ---- c2, c3, c4 ------------------------------------------------------------------------------ */
 
-/* Scales reach from a third of the row's root mean square to eight fifths of it; a row with a louder
- * block is scaled by that. A row of zeros has row_scale 0, and 1 in *used. */
+/* Scales reach from a third of the row's root mean square to eight fifths of it; a row with a
+ * louder block is scaled by that. A row of zeros has row_scale 0, and 1 in *used. */
 static void group_row_scales(const conv_group *group, unsigned type, uint32_t n_cols,
                              float row_scale[GROUP_ROWS], float used[GROUP_ROWS])
 {
@@ -183,9 +183,9 @@ static ERN_INLINE void group_w4_nearest(const float *restrict x, float *restrict
     }
 }
 
-/* Weighted squared error of a block at one scale, the columns each by itself, in squares of the scale;
- * what least squares would make of the scale. Numbers of the weights' own size are not squared: they
- * may be near the ends of what a float holds. */
+/* Weighted squared error of a block at one scale, the columns each by itself, in squares of the
+ * scale; what least squares would make of the scale. Numbers of the weights' own size are not
+ * squared: they may be near the ends of what a float holds. */
 static ERN_INLINE void group_w4_error(group_lanes *target, const float *weight,
                                       const float *scale, float *restrict error,
                                       float *restrict better)
@@ -219,7 +219,8 @@ static ERN_INLINE float group_w4_step(float wanted, float step)
 static ERN_INLINE void group_w4_search(group_lanes *target, const float *weight,
                                        const float *step, float *restrict best)
 {
-    float peak[GROUP_ROWS] = { 0 }, best_error[GROUP_ROWS], better[GROUP_ROWS], best_better[GROUP_ROWS];
+    float peak[GROUP_ROWS] = { 0 }, best_error[GROUP_ROWS];
+    float better[GROUP_ROWS], best_better[GROUP_ROWS];
     for (size_t c = 0; c < GROUP_COLS; c++)
         for (size_t r = 0; r < GROUP_ROWS; r++) {
             const float x = fabsf(target[c][r]);
@@ -245,9 +246,9 @@ static ERN_INLINE void group_w4_search(group_lanes *target, const float *weight,
     }
 }
 
-/* Code a block column by column; what a column leaves is made good by those after it. Errors are those
- * of what the block was asked for, not of what earlier columns of it then asked of a column: `inner`
- * holds the factor's own rows, which have that in them. */
+/* Code a block column by column; what a column leaves is made good by those after it. Errors are
+ * those of what the block was asked for, not of what earlier columns of it then asked of a
+ * column: `inner` holds the factor's own rows, which have that in them. */
 static ERN_INLINE void group_w4_block(const conv_feedback *feedback, size_t b, group_lanes *target,
                                       const float *scale, group_lanes *value,
                                       int32_t code[GROUP_COLS][GROUP_ROWS])

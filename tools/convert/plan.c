@@ -7,9 +7,10 @@
 
 /* ---- Types ----------------------------------------------------------------------------------- */
 
-/* The last four are presets. What always works weighs little in a mixture and loses much: it gets c4, which
- * loses two thirds of w4 there; embedding and head get w8. The experts' down loses two fifths of what all
- * experts lose in a third of their weights, so it is what small raises first (README.md has the figures).
+/* The last four are presets. What always works weighs little in a mixture and loses much: it gets
+ * c4, which loses two thirds of w4 there; embedding and head get w8. The experts' down loses two
+ * fifths of what all experts lose in a third of their weights, so it is what small raises first
+ * (README.md has the figures).
  *
  * embed     head      attention dense     shared    gate_up   down */
 static const conv_types plan_types[] = {
@@ -36,8 +37,9 @@ ERN_FN ernie_status conv_types_find(const conv_types **types, const char *name, 
     }
     *types = NULL;
     return ern_error_set(error, ERNIE_INVALID,
-                         "type \"%.32s\" is unknown: f32, f16, bf16, w8, w4, c4, c3, c2, or a preset: tiny, "
-                         "small, medium or large", name);
+                         "type \"%.32s\" is unknown: f32, f16, bf16, w8, w4, c4, c3, c2, or a preset: "
+                         "tiny, small, medium or large",
+                         name);
 }
 
 /* Norms, router and router bias are f32 whatever the class says. */
@@ -192,7 +194,8 @@ ERN_FN conv_unit conv_unit_at(const ern_record *record, uint32_t i)
     const uint64_t group_bytes = ern_group_bytes(unit.type, unit.n_cols);
     unit.n_rows = (uint32_t)ern_min_size(ERN_GROUP_ROWS, n_rows - unit.first_row);
     unit.offset = (second ? ern_expert_down_offset(record) : 0) + group * group_bytes;
-    unit.n_bytes =
-        ern_type_is_grouped(unit.type) ? group_bytes : unit.n_rows * ern_row_bytes(unit.type, unit.n_cols);
+    unit.n_bytes = ern_type_is_grouped(unit.type)
+                       ? group_bytes
+                       : unit.n_rows * ern_row_bytes(unit.type, unit.n_cols);
     return unit;
 }

@@ -46,7 +46,8 @@ ERN_FN ernie_status conv_plan_add(conv_plan *plan, const ern_record *record,
 ERN_FN void conv_plan_place(conv_plan *plan, const uint64_t section_bytes[ERN_N_SECTIONS]);
 ERN_FN void conv_plan_free(conv_plan *plan);
 
-/* A record is made in units of 16 rows: one group of the grouped types, up to 16 rows of the plain. */
+/* A record is made in units of 16 rows: one group of the grouped types, up to 16 rows of the
+ * plain. */
 typedef struct conv_unit {
     uint32_t matrix; /* 0, or 1 for an expert's down */
     uint32_t type, n_cols;

@@ -1,20 +1,21 @@
 /* Viterbi's algorithm over the code of c2, c3 and c4 (src/format.h says what a code means).
  *
- * Column 8 i + j is read through window w of 7 bits at bit 8 j + 2 i, so in the order t = 4 j + i each
- * step moves the window by two bits: 32 states of 5 bits, four ways on. Step t goes from state w & 31
- * to state w >> 2. Written from the end, state S is reached through the windows 4 S + c, c = 0 .. 3,
- * from the states (4 S + c) & 31; their levels' index is (4 (S & 3) + c) ^ (S >> 3). So the 8 states
- * with the same S & 3 share 4 levels, and two fours of states to come from:
+ * Column 8 i + j is read through window w of 7 bits at bit 8 j + 2 i, so in the order t = 4 j + i
+ * each step moves the window by two bits: 32 states of 5 bits, four ways on. Step t goes from
+ * state w & 31 to state w >> 2. Written from the end, state S is reached through the windows 4 S
+ * + c, c = 0 .. 3, from the states (4 S + c) & 31; their levels' index is (4 (S & 3) + c) ^ (S >>
+ * 3). So the 8 states with the same S & 3 share 4 levels, and two fours of states to come from:
  *
  *     next[k + 8 h]     = min over c of last[4 k + c]      + cost[4 k + (c ^ h)]
  *     next[k + 4 + 8 h] = min over c of last[4 k + 16 + c] + cost[4 k + (c ^ h)]     k, h = 0 .. 3
  *
- * The bits close to a circle. A first run begins at step 16 with all states free and goes round once;
- * the state in which its best path passes step 0 becomes the start and the end of a second run.
+ * The bits close to a circle. A first run begins at step 16 with all states free and goes round
+ * once; the state in which its best path passes step 0 becomes the start and the end of a second
+ * run.
  *
- * Costs are integers, so every instruction set finds the same path. Their low bits carry what must not
- * be lost on the way, which the minimum then selects by itself: in the first run the state at step 0,
- * in the last the way c that was taken. Sixteen rows are searched side by side. */
+ * Costs are integers, so every instruction set finds the same path. Their low bits carry what
+ * must not be lost on the way, which the minimum then selects by itself: in the first run the
+ * state at step 0, in the last the way c that was taken. Sixteen rows are searched side by side. */
 #include "trellis.h"
 
 #include <math.h>
@@ -238,8 +239,8 @@ ERN_FN float conv_trellis_row_scale(unsigned type, float rms)
     return rms / (12 * trellis_root_mean_square(type));
 }
 
-/* The scale, as q, at which a block has the levels' root mean square; not yet within 0 .. 15. Columns
- * that weigh nothing do not count. */
+/* The scale, as q, at which a block has the levels' root mean square; not yet within 0 .. 15.
+ * Columns that weigh nothing do not count. */
 static ERN_INLINE void trellis_middle(unsigned type, const conv_trellis_block *b, float *middle)
 {
     float sum[TRELLIS_ROWS] = { 0 }, inverse[TRELLIS_ROWS], n = 0;

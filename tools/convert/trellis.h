@@ -32,8 +32,8 @@ ERN_FN size_t conv_trellis_bytes(void);
 ERN_FN float conv_trellis_row_scale(unsigned type, float rms);
 
 /* Search the codes of a block of type c2, c3 or c4. n_tries scales around the root mean square of
- * each row are tried, at least 1. The result is exact for a scale but for the closing of the circle: the
- * path's ends are those of the best open path that starts half a block away. */
+ * each row are tried, at least 1. The result is exact for a scale but for the closing of the
+ * circle: the path's ends are those of the best open path that starts half a block away. */
 ERN_FN void conv_trellis_encode(const conv_trellis *set, void *memory, unsigned type,
                                 unsigned n_tries, conv_trellis_block *block);
 

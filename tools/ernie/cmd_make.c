@@ -50,8 +50,8 @@ static int make_update(const char *what, uint64_t done, uint64_t total, void *us
     return progress_update(what, done, total, state->bar);
 }
 
-/* Keep what the converter settled by itself and the user should know, a line each: shown only when the
- * conversion succeeds, since a failure is one line. */
+/* Keep what the converter settled by itself and the user should know, a line each: shown only
+ * when the conversion succeeds, since a failure is one line. */
 static void make_remember(ernie_log_level level, const char *line, void *user)
 {
     text_buffer *notes = user;
