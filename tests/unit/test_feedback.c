@@ -60,8 +60,8 @@ static void plain_pull(const double *r, size_t n, size_t b, size_t j, double x[B
     }
 }
 
-/* The least of |f R_bb|^2 with f_c = 1 and the rest of the block free: by elimination, f_k for k
- * != c solves the normal equations of S = R_bb R_bb'. */
+/* The least of |f R_bb|^2 with f_c = 1 and the rest of the block free: by elimination,
+ * f_k for k != c solves the normal equations of S = R_bb R_bb'. */
 static double plain_alone(const double *r, size_t n, size_t b, size_t c)
 {
     double s[BLOCK][BLOCK];

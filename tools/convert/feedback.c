@@ -1,9 +1,9 @@
 /* With the second moments H of a linear's input, errors e of one row of weights cost e H e'.
  * Factored as H = R R', R upper triangular, the cost is |e R|^2: column c adds (e_c R_cc + sum of
  * e_j R_jc, j < c)^2. Chosen in this order, a column therefore does best when its value is raised
- * by the sum of e_j R_jc / R_cc (GPTQ and LDLQ, spec/quantization.md 2.4). Blocks of 32 columns
- * that are chosen as one do the same with 32 x 32 pieces of R: they want sum of e_j R_jb
- * inv(R_bb), and what is left costs |f R_bb|^2.
+ * by the sum of e_j R_jc / R_cc (GPTQ and LDLQ; docs/QUANTIZATION.md section 3). Blocks of 32
+ * columns that are chosen as one do the same with 32 x 32 pieces of R: they want the sum of
+ * e_j R_jb inv(R_bb), and what is left costs |f R_bb|^2.
  *
  * A code of c2 chooses its 32 columns at once but can only weigh each by itself: with one over
  * the diagonal of inv(R_bb R_bb'), what a column's error costs when the others of its block make

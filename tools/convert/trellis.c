@@ -2,9 +2,10 @@
  *
  * Column 8 i + j is read through window w of 7 bits at bit 8 j + 2 i, so in the order t = 4 j + i
  * each step moves the window by two bits: 32 states of 5 bits, four ways on. Step t goes from
- * state w & 31 to state w >> 2. Written from the end, state S is reached through the windows 4 S
- * + c, c = 0 .. 3, from the states (4 S + c) & 31; their levels' index is (4 (S & 3) + c) ^ (S >>
- * 3). So the 8 states with the same S & 3 share 4 levels, and two fours of states to come from:
+ * state w & 31 to state w >> 2. Written from the end, state S is reached through the windows
+ * 4 S + c, c = 0 .. 3, from the states (4 S + c) & 31; their levels' index is
+ * (4 (S & 3) + c) ^ (S >> 3). So the 8 states with the same S & 3 share 4 levels, and two fours of
+ * states to come from:
  *
  *     next[k + 8 h]     = min over c of last[4 k + c]      + cost[4 k + (c ^ h)]
  *     next[k + 4 + 8 h] = min over c of last[4 k + 16 + c] + cost[4 k + (c ^ h)]     k, h = 0 .. 3
