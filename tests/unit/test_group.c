@@ -131,6 +131,26 @@ static void all_sets_write_the_same(void **state)
                 if (type != ERN_W4 || what != NOTHING) assert_group(type, widths[i], what);
 }
 
+/* Rows of zeros leave no errors, however much the first columns' errors would ask of the others. */
+static void zero_rows_ask_nothing(void **state)
+{
+    (void)state;
+    enum { N = 100 };
+    for (unsigned type = ERN_W4; type <= ERN_C2; type++) {
+        known k;
+        values_seed = type;
+        know(&k, STRETCHED, N);
+        for (size_t i = 0; i < ern_round_up(N, BLOCK); i++) k.stretch[i] = i < BLOCK ? 1e4f : 1;
+        float *w = fill(N, 0.02f);
+        memset(w + 3 * N, 0, (ROWS - 3) * (size_t)N * sizeof *w);
+        unsigned char *group = values_encode(conv_group_best(), type, w, N, k.use);
+        assert_zeros(type, group, N, 3);
+        free(group);
+        free(w);
+        forget(&k);
+    }
+}
+
 static void types_made_as_groups(void **state)
 {
     (void)state;
@@ -309,6 +329,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(types_made_as_groups), cmocka_unit_test(all_sets_write_the_same),
+        cmocka_unit_test(zero_rows_ask_nothing),
         cmocka_unit_test(rows_are_independent), cmocka_unit_test(noise_is_small),
         cmocka_unit_test(loud_blocks_are_kept), cmocka_unit_test(values_have_no_unit),
         cmocka_unit_test(squares_have_no_unit), cmocka_unit_test(outliers_do_no_harm),
