@@ -47,7 +47,7 @@ ERN_FN void ern_kv_key_put(ern_kv kv, size_t head_dim, unsigned char *keys, size
         const unsigned shift = r % 2 * 4;
         for (size_t i = 0; i < 8 * n_blocks; i++) {
             unsigned char *to = fifth + kv_fifth_byte(i, r);
-            const unsigned bits = row[i / 2] >> i % 2 * 4 & 15u;
+            const unsigned bits = (unsigned)row[i / 2] >> i % 2 * 4 & 15u;
             *to = (unsigned char)((*to & ~(15u << shift)) | bits << shift);
         }
         row += 4 * n_blocks;
@@ -73,7 +73,7 @@ ERN_FN void ern_kv_key_get(ern_kv kv, size_t head_dim, const unsigned char *keys
         const unsigned shift = r % 2 * 4;
         memset(row, 0, 4 * n_blocks);
         for (size_t i = 0; i < 8 * n_blocks; i++) {
-            const unsigned bits = fifth[kv_fifth_byte(i, r)] >> shift & 15u;
+            const unsigned bits = (unsigned)fifth[kv_fifth_byte(i, r)] >> shift & 15u;
             row[i / 2] = (unsigned char)(row[i / 2] | bits << i % 2 * 4);
         }
         row += 4 * n_blocks;
