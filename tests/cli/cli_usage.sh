@@ -34,6 +34,7 @@ tokenize|MODEL
 detokenize|MODEL
 eval|MODEL
 calibrate|MODEL
+tune|MODEL
 bench|MODEL
 synth|OUT
 TABLE

@@ -86,6 +86,10 @@ int cli_choose_context(cli_context *cli, const ernie_model *model, size_t n_prom
 
 ernie_model_info cli_model_info(const ernie_model *model);
 
+/* Fail, led by `what`, unless `other`, the model in the file at `path`, has the same vocabulary. */
+int cli_check_vocabulary(cli_context *cli, const char *what, const ernie_model *model,
+                         const ernie_model *other, const char *path);
+
 /* How many positions of n_vocab logits to ask for at once: 1 .. 512, in about 64 MiB. */
 size_t cli_logits_piece(size_t n_vocab);
 
@@ -130,5 +134,6 @@ int cmd_detokenize(cli_context *cli);
 int cmd_eval(cli_context *cli);
 int cmd_bench(cli_context *cli);
 int cmd_calibrate(cli_context *cli);
+int cmd_tune(cli_context *cli);
 
 #endif

@@ -123,3 +123,37 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
     if (memory) *memory = plan;
     return CLI_OK;
 }
+
+/* ---- Two models ------------------------------------------------------------------------------ */
+
+/* The first token that two models of as many tokens do not share; -1: they share all. */
+static int32_t cli_token_apart(const ernie_model *a, const ernie_model *b, uint32_t n_tokens)
+{
+    for (uint32_t id = 0; id < n_tokens; id++) {
+        size_t n_a, n_b;
+        const char *piece_a = ernie_token_piece(a, (int32_t)id, &n_a);
+        const char *piece_b = ernie_token_piece(b, (int32_t)id, &n_b);
+        if (!piece_a || !piece_b || n_a != n_b || memcmp(piece_a, piece_b, n_a) != 0)
+            return (int32_t)id;
+    }
+    return -1;
+}
+
+int cli_check_vocabulary(cli_context *cli, const char *what, const ernie_model *model,
+                         const ernie_model *other, const char *path)
+{
+    const ernie_model_info info = cli_model_info(model), base = cli_model_info(other);
+    if (info.vocab_size != base.vocab_size || info.n_tokens != base.n_tokens)
+        return cli_fail(cli, CLI_FAILED,
+                        "%s: %s has a vocabulary of %u rows for %u tokens, the model one of %u for "
+                        "%u",
+                        what, path, base.vocab_size, base.n_tokens, info.vocab_size, info.n_tokens);
+    const int32_t id = cli_token_apart(model, other, info.n_tokens);
+    if (id < 0) return CLI_OK;
+    const char *theirs = ernie_token_piece(other, id, NULL);
+    const char *ours = ernie_token_piece(model, id, NULL);
+    return cli_fail(cli, CLI_FAILED,
+                    "%s: %s has another vocabulary: token %d is \"%.40s\" there and \"%.40s\" in "
+                    "the model",
+                    what, path, (int)id, theirs ? theirs : "", ours ? ours : "");
+}

@@ -4,34 +4,9 @@
 #include "interrupt.h"
 #include "../convert/calibrate.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static const double CALIBRATE_MIB = 1024.0 * 1024.0;
-
-/* All documents, one after the other. */
-typedef struct calibrate_texts {
-    int32_t *ids;     /* [n_ids] */
-    uint32_t *n_each; /* [n] */
-    size_t n_ids, ids_capacity, n, capacity;
-} calibrate_texts;
-
-static int calibrate_add(const int32_t *ids, size_t n, void *user)
-{
-    calibrate_texts *texts = user;
-    while (texts->ids_capacity - texts->n_ids < n) {
-        texts->ids_capacity = texts->ids_capacity ? 2 * texts->ids_capacity : 65536;
-        texts->ids = memory_resize(texts->ids, texts->ids_capacity, sizeof *texts->ids);
-    }
-    if (texts->n == texts->capacity) {
-        texts->capacity = texts->capacity ? 2 * texts->capacity : 256;
-        texts->n_each = memory_resize(texts->n_each, texts->capacity, sizeof *texts->n_each);
-    }
-    if (n) memcpy(texts->ids + texts->n_ids, ids, n * sizeof *ids);
-    texts->n_ids += n;
-    texts->n_each[texts->n++] = (uint32_t)n;
-    return CLI_OK;
-}
 
 /* What was collected is said when all went well: a failure is one line. */
 static void calibrate_remember(ernie_log_level level, const char *line, void *user)
@@ -81,7 +56,7 @@ static void calibrate_print(cli_context *cli, const char *out, size_t n_document
     output_json(&cli->out, root);
 }
 
-static int calibrate_run(cli_context *cli, const ernie_model *model, const calibrate_texts *texts)
+static int calibrate_run(cli_context *cli, const ernie_model *model, const document_list *texts)
 {
     const program_options *o = &cli->options;
     const char *out = o->positional[2];
@@ -120,8 +95,7 @@ int cmd_calibrate(cli_context *cli)
 {
     const char *path = cli->options.positional[1];
     ernie_model *model = NULL;
-    calibrate_texts texts = { 0 };
-    uint64_t n_documents = 0;
+    document_list texts = { 0 };
     if (cli->options.common && cli->options.diagonal)
         return cli_fail(
             cli, CLI_USAGE,
@@ -130,13 +104,9 @@ int cmd_calibrate(cli_context *cli)
     int status = cli_check_new_out(cli, cli->options.positional[2]);
     if (status == CLI_OK) status = cli_open_model(cli, &model);
     if (status == CLI_OK)
-        status = documents_read(cli, model, documents_tokens_max(model), path, "reading",
-                                calibrate_add, &texts, &n_documents);
-    if (status == CLI_OK && texts.n_ids == 0)
-        status = cli_fail(cli, CLI_FAILED, "%s: nothing to learn from, expected a document", path);
+        status = documents_collect(cli, model, documents_tokens_max(model), path, &texts);
     if (status == CLI_OK) status = calibrate_run(cli, model, &texts);
-    free(texts.ids);
-    free(texts.n_each);
+    documents_free(&texts);
     ernie_model_close(model);
     return status;
 }

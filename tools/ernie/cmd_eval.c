@@ -134,39 +134,6 @@ static int eval_document(const int32_t *ids, size_t n, void *user)
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-/* The first token that two models of as many tokens do not share; -1: they share all. */
-static int32_t eval_token_apart(const ernie_model *a, const ernie_model *b, uint32_t n_tokens)
-{
-    for (uint32_t id = 0; id < n_tokens; id++) {
-        size_t n_a, n_b;
-        const char *piece_a = ernie_token_piece(a, (int32_t)id, &n_a);
-        const char *piece_b = ernie_token_piece(b, (int32_t)id, &n_b);
-        if (!piece_a || !piece_b || n_a != n_b || memcmp(piece_a, piece_b, n_a) != 0)
-            return (int32_t)id;
-    }
-    return -1;
-}
-
-static int eval_check_base(eval_state *eval)
-{
-    const char *path = eval->cli->options.against;
-    const ernie_model_info info = cli_model_info(eval->subject.model);
-    const ernie_model_info base = cli_model_info(eval->base.model);
-    if (info.vocab_size != base.vocab_size || info.n_tokens != base.n_tokens)
-        return cli_fail(eval->cli, CLI_FAILED,
-                        "option --against: %s has a vocabulary of %u rows for %u tokens, the model "
-                        "one of %u for %u",
-                        path, base.vocab_size, base.n_tokens, info.vocab_size, info.n_tokens);
-    const int32_t id = eval_token_apart(eval->subject.model, eval->base.model, info.n_tokens);
-    if (id < 0) return CLI_OK;
-    const char *theirs = ernie_token_piece(eval->base.model, id, NULL);
-    const char *ours = ernie_token_piece(eval->subject.model, id, NULL);
-    return cli_fail(eval->cli, CLI_FAILED,
-                    "option --against: %s has another vocabulary: token %d is \"%.40s\" there and "
-                    "\"%.40s\" in the model",
-                    path, (int)id, theirs ? theirs : "", ours ? ours : "");
-}
-
 static int eval_open_session(eval_state *eval, eval_model *m)
 {
     const cli_session wanted = { .n_ctx = eval->n_max };
@@ -184,7 +151,9 @@ static int eval_open(eval_state *eval)
     eval->n_max = documents_tokens_max(eval->subject.model);
     if (against) {
         status = cli_open_model_at(eval->cli, against, &eval->base.model);
-        if (status == CLI_OK) status = eval_check_base(eval);
+        if (status == CLI_OK)
+            status = cli_check_vocabulary(eval->cli, "option --against", eval->subject.model,
+                                          eval->base.model, against);
         if (status != CLI_OK) return status;
         const size_t n_max = documents_tokens_max(eval->base.model);
         if (n_max < eval->n_max) eval->n_max = n_max;

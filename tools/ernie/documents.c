@@ -117,3 +117,38 @@ int documents_read(cli_context *cli, const ernie_model *model, size_t n_max, con
     *n_documents = d.n;
     return status;
 }
+
+/* ---- All of them ----------------------------------------------------------------------------- */
+
+static int documents_add(const int32_t *ids, size_t n, void *user)
+{
+    document_list *list = user;
+    while (list->ids_capacity - list->n_ids < n) {
+        list->ids_capacity = list->ids_capacity ? 2 * list->ids_capacity : 65536;
+        list->ids = memory_resize(list->ids, list->ids_capacity, sizeof *list->ids);
+    }
+    if (list->n == list->capacity) {
+        list->capacity = list->capacity ? 2 * list->capacity : 256;
+        list->n_each = memory_resize(list->n_each, list->capacity, sizeof *list->n_each);
+    }
+    if (n) memcpy(list->ids + list->n_ids, ids, n * sizeof *ids);
+    list->n_ids += n;
+    list->n_each[list->n++] = (uint32_t)n;
+    return CLI_OK;
+}
+
+int documents_collect(cli_context *cli, const ernie_model *model, size_t n_max, const char *path,
+                      document_list *list)
+{
+    uint64_t n_documents = 0;
+    const int status =
+        documents_read(cli, model, n_max, path, "reading", documents_add, list, &n_documents);
+    if (status != CLI_OK || list->n_ids > 0) return status;
+    return cli_fail(cli, CLI_FAILED, "%s: nothing to learn from, expected a document", path);
+}
+
+void documents_free(document_list *list)
+{
+    free(list->ids);
+    free(list->n_each);
+}

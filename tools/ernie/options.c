@@ -42,10 +42,10 @@ typedef struct option_row {
 #define ANSWERS   (COMMAND_RUN | COMMAND_CHAT)
 #define SESSIONS  (ANSWERS | COMMAND_LOGITS | COMMAND_EVAL | COMMAND_BENCH)
 #define MODELS \
-    (SESSIONS | COMMAND_INFO | COMMAND_VERIFY | COMMAND_TOKENIZE | COMMAND_DETOKENIZE | COMMAND_CALIBRATE)
+    (SESSIONS | COMMAND_INFO | COMMAND_VERIFY | COMMAND_TOKENIZE | COMMAND_DETOKENIZE | COMMAND_CALIBRATE | COMMAND_TUNE)
 #define MAKERS    (COMMAND_CONVERT | COMMAND_SYNTH) /* of model files */
 #define WRITERS   (MAKERS | COMMAND_EXPORT)
-#define TEXTS     (COMMAND_EVAL | COMMAND_CALIBRATE)
+#define TEXTS     (COMMAND_EVAL | COMMAND_CALIBRATE | COMMAND_TUNE)
 #define EVERY     (MODELS | WRITERS)
 
 /* The most that fits a JSON number exactly, so that a printed seed can be given back. */
@@ -80,7 +80,8 @@ static const option_row option_rows[] = {
       "content, url, site}] and, if wanted, language \"zh\" or \"en\" [by the question's script]" },
     { "raw", 0, NULL, OPTION_FLAG, COMMAND_RUN, AT(raw), 0, 0, NULL,
       "continue the prompt itself, without the chat format; special tokens in it count" },
-    { "json", 0, NULL, OPTION_FLAG, COMMAND_RUN | COMMAND_INFO | COMMAND_BENCH | COMMAND_CALIBRATE, AT(json), 0, 0, NULL,
+    { "json", 0, NULL, OPTION_FLAG, COMMAND_RUN | COMMAND_INFO | COMMAND_BENCH | COMMAND_CALIBRATE | COMMAND_TUNE,
+      AT(json), 0, 0, NULL,
       "print one JSON object" },
     { "json", 0, NULL, OPTION_FLAG, COMMAND_EVAL, AT(json), 0, 0, NULL,
       "changes nothing: the result is a JSON object always" },
@@ -177,9 +178,9 @@ static const option_row option_rows[] = {
       "statistics from ernie calibrate: less is lost at the same size" },
     { "fast", 0, NULL, OPTION_FLAG, COMMAND_CONVERT, AT(fast), 0, 0, NULL,
       "search less for c4, c3 and c2: less than half of the time, a little more lost" },
-    { "threads", 0, "N", OPTION_COUNT, WRITERS | COMMAND_CALIBRATE, AT(n_threads), 1, THREADS_MAX, NULL,
+    { "threads", 0, "N", OPTION_COUNT, WRITERS | COMMAND_CALIBRATE | COMMAND_TUNE, AT(n_threads), 1, THREADS_MAX, NULL,
       "worker threads [one per physical core]" },
-    { "force", 0, NULL, OPTION_FLAG, WRITERS | COMMAND_CALIBRATE, AT(force), 0, 0, NULL,
+    { "force", 0, NULL, OPTION_FLAG, WRITERS | COMMAND_CALIBRATE | COMMAND_TUNE, AT(force), 0, 0, NULL,
       "replace OUT if it exists" },
 
     { "quiet", 'q', NULL, OPTION_FLAG, EVERY, AT(quiet), 0, 0, NULL,

@@ -25,10 +25,11 @@ enum {
     COMMAND_HELP = 1 << 11,
     COMMAND_VERSION = 1 << 12,
     COMMAND_CALIBRATE = 1 << 13,
-    COMMAND_EXPORT = 1 << 14
+    COMMAND_EXPORT = 1 << 14,
+    COMMAND_TUNE = 1 << 15
 };
 
-enum { OPTIONS_STOP_MAX = 16, OPTIONS_POSITIONAL_MAX = 3 };
+enum { OPTIONS_STOP_MAX = 16, OPTIONS_POSITIONAL_MAX = 4 };
 
 typedef struct text_list {
     const char *items[OPTIONS_STOP_MAX];
