@@ -299,18 +299,15 @@ static void what_does_not_match_is_named(void **state)
     test_world_open(&model, &base_spec);
     test_world_open(&other, &spec);
     test_world_open(&dense, &test_dense_spec);
-    FAILS(ERNIE_INVALID,
-          ern_tune(model.model, other.model, &documents, path, NULL, NULL, &error),
+    FAILS(ERNIE_INVALID, ern_tune(model.model, other.model, &documents, path, NULL, NULL, &error),
           "moe_intermediate_size is 40, and in the base 48");
-    FAILS(ERNIE_INVALID,
-          ern_tune(model.model, dense.model, &documents, path, NULL, NULL, &error),
+    FAILS(ERNIE_INVALID, ern_tune(model.model, dense.model, &documents, path, NULL, NULL, &error),
           "architecture ernie4_5_moe, and in the base ernie4_5");
     test_world_close(&other);
     hparams = odd_moe;
     hparams.context_max = 120; /* the base's counts, too */
     test_world_open(&other, &spec);
-    FAILS(ERNIE_INVALID,
-          ern_tune(model.model, other.model, &documents, path, NULL, NULL, &error),
+    FAILS(ERNIE_INVALID, ern_tune(model.model, other.model, &documents, path, NULL, NULL, &error),
           "document 0 has 250 tokens, the models' context 120");
     const uint32_t none[] = { 0, 0 }, one[] = { 3, 2 };
     const int32_t wrong[] = { 1, 2, 3, 4, 320 };
@@ -346,10 +343,10 @@ static void numbers_that_are_none_are_named(void **state)
     test_world_open_image(&model, image, n);
     test_world_open(&base, &base_spec);
     const ern_tune_options options = { .n_threads = 1, .allocator = &model.allocator };
-    FAILS(ERNIE_FORMAT,
-          ern_tune(model.model, base.model, &documents, test_path("a.ernie"), &options, NULL,
-                   &error),
-          "layers.1.ffn_norm: channel 5 is no finite number");
+    FAILS(
+        ERNIE_FORMAT,
+        ern_tune(model.model, base.model, &documents, test_path("a.ernie"), &options, NULL, &error),
+        "layers.1.ffn_norm: channel 5 is no finite number");
     assert_int_equal(access(test_path("a.ernie.part"), F_OK), -1);
     test_world_close(&model);
     test_world_close(&base);
@@ -412,8 +409,8 @@ static void failing_memory_leaves_nothing(void **state)
         for (long n = 0;; n++) {
             ernie_error error;
             test_allocator_fail_at(&counter, n, sticky);
-            const ernie_status status = ern_tune(w.model, w.model, &short_one,
-                                                 test_path("a.ernie"), &options, NULL, &error);
+            const ernie_status status = ern_tune(w.model, w.model, &short_one, test_path("a.ernie"),
+                                                 &options, NULL, &error);
             assert_int_equal(atomic_load(&counter.live), 0);
             assert_int_equal(access(test_path("a.ernie.part"), F_OK), -1);
             if (status == ERNIE_OK) {
