@@ -36,6 +36,9 @@ same old.ernie $MODEL
 printf '{"text": "a few words"}\n' >one.jsonl
 limited calibrate $MODEL one.jsonl c.imatrix
 no_room c.imatrix
+limited tune $MODEL $MODEL one.jsonl t.ernie
+no_room t.ernie
+says err 'File too large'
 limited run $MODEL --ids "$(printf '5,%.0s' 1 2 3 4 5 6 7 8 9)5" -n 200 --kv f32 -q --logit-bias 2=-inf \
     --save-session s.bin
 failed_with 1 's.bin' 'a session without room'

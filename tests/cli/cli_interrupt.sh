@@ -97,6 +97,9 @@ unfinished() {
 "$ERNIE" calibrate $MODEL many.jsonl some.imatrix --cpu base --threads 1 >out 2>err </dev/null &
 signalled INT 130 'calibrate and SIGINT' '[ -e some.imatrix.part ]'
 unfinished calibrate some.imatrix ''
+"$ERNIE" tune $MODEL $MODEL many.jsonl some.ernie --cpu base --threads 1 >out 2>err </dev/null &
+signalled INT 130 'tune and SIGINT' '[ -e some.ernie.part ]'
+unfinished tune some.ernie ''
 # room GIGABYTES: whether the disk has them. What is reserved is taken at once.
 room() { [ "$(df -Pk . | awk 'NR == 2 { print $4 }')" -gt $(($1 * 1024 * 1024)) ]; }
 if room 4; then

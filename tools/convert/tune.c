@@ -226,8 +226,7 @@ static ernie_status tune_layer(tune *t, uint32_t i, ernie_error *error)
     ernie_status status = tune_fit(t, norm, layer.attn_norm, base->attn_norm, error);
     layer.attn_norm = tune_norm(t, norm);
     if (status == ERNIE_OK) status = tune_passes(t, TUNE_ATTENTION, &layer, base, error);
-    if (status == ERNIE_OK)
-        status = tune_fit(t, norm + 1, layer.ffn_norm, base->ffn_norm, error);
+    if (status == ERNIE_OK) status = tune_fit(t, norm + 1, layer.ffn_norm, base->ffn_norm, error);
     layer.ffn_norm = tune_norm(t, norm + 1);
     if (status == ERNIE_OK) status = tune_passes(t, TUNE_FFN, &layer, base, error);
     return status;
@@ -237,8 +236,7 @@ static ernie_status tune_run(tune *t, ernie_error *error)
 {
     const uint32_t n_layers = t->hp->n_layers;
     ernie_status status = tune_passes(t, TUNE_EMBED, NULL, NULL, error);
-    for (uint32_t i = 0; i < n_layers && status == ERNIE_OK; i++)
-        status = tune_layer(t, i, error);
+    for (uint32_t i = 0; i < n_layers && status == ERNIE_OK; i++) status = tune_layer(t, i, error);
     if (status == ERNIE_OK)
         status = tune_fit(t, 2 * (size_t)n_layers,
                           ern_model_weights(t->side[TUNE_MODEL].model)->final_norm,

@@ -224,6 +224,6 @@ ERN_FN ernie_status tune_fit_scale(tune *t, ernie_error *error)
     fit_choose(t, total, total + TUNE_N_SCALES);
     float *final = tune_norm(t, 2 * (size_t)t->hp->n_layers);
     for (size_t j = 0; j < t->hp->hidden_size; j++)
-        final[j] = (float)((double)final[j] * t->report.scale);
+        final[j] = (float)((double) final[j] * t->report.scale);
     return ERNIE_OK;
 }

@@ -17,9 +17,9 @@
 typedef struct tune_side {
     const ernie_model *model;
     ern_backend_state *state;
-    float *stream;  /* [n_tokens][h] between layers */
+    float *stream;   /* [n_tokens][h] between layers */
     double *inverse; /* [n_tokens] one over each token's root mean square */
-    float *logits;  /* [n_rows][vocab] of the scale's rows under way */
+    float *logits;   /* [n_rows][vocab] of the scale's rows under way */
 } tune_side;
 
 typedef struct tune {
@@ -32,8 +32,8 @@ typedef struct tune {
     ern_state_options state_options;
     ern_pool *pool;
     size_t n_tokens, longest, stream_bytes;
-    uint64_t n_steps, step; /* of the progress */
-    size_t n_scaled, stride; /* every so manieth token serves to find the scale */
+    uint64_t n_steps, step;  /* of the progress */
+    size_t n_scaled, stride; /* every stride-th token serves to find the scale */
     size_t n_rows;           /* tokens whose logits are held at a time */
     size_t logits_bytes;
     float *norms; /* [2 n_layers + 1][h] the refitted weights, in order of use */

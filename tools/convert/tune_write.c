@@ -23,9 +23,9 @@ static ernie_status write_copy(tune *t, const ern_format *format, ernie_error *e
         ernie_status status = conv_out_write(&t->out, at, format->data + at, n, NULL, error);
         if (status != ERNIE_OK) return status;
         at += n;
-        const bool stop = t->options.progress
-                          && t->options.progress("writing", at, format->n_bytes,
-                                                 t->options.progress_user);
+        const bool stop =
+            t->options.progress
+            && t->options.progress("writing", at, format->n_bytes, t->options.progress_user);
         ERN_FAIL_IF(stop || atomic_load(t->options.stop), error, ERNIE_CANCELLED, "%s: cancelled",
                     t->out.path.text);
     }
@@ -81,8 +81,7 @@ ERN_FN ernie_status tune_write(tune *t, ernie_error *error)
         memcpy(records, format->records, index_bytes);
         status = write_copy(t, format, error);
         if (status == ERNIE_OK)
-            status =
-                write_norms(t, records, format->header->n_records, row, row_bytes, error);
+            status = write_norms(t, records, format->header->n_records, row, row_bytes, error);
         if (status == ERNIE_OK) status = write_head(t, format->header, records, error);
     }
     if (records) ern_free(&t->allocator, records, index_bytes);

@@ -37,8 +37,9 @@ static void tune_say(cli_context *cli, const ern_tune_report *report)
     cli_note(cli, "factors %.3f to %.3f, on average %.3f; all logits times %.3f",
              report->factor_min, report->factor_max, report->factor_mean, report->scale);
     if (report->n_clamped)
-        cli_note(cli, "%u of %u factors were held within 0.5 and 1.5: is BASE what MODEL was made "
-                      "from?",
+        cli_note(cli,
+                 "%u of %u factors were held within 0.5 and 1.5: is BASE what MODEL was made "
+                 "from?",
                  report->n_clamped, report->n_factors);
 }
 
@@ -74,8 +75,7 @@ static int tune_open(cli_context *cli, ernie_model **model, ernie_model **base)
     ernie_error error;
     int status = cli_open_model(cli, model);
     if (status == CLI_OK) status = cli_open_model_at(cli, base_path, base);
-    if (status == CLI_OK)
-        status = cli_check_vocabulary(cli, "BASE", *model, *base, base_path);
+    if (status == CLI_OK) status = cli_check_vocabulary(cli, "BASE", *model, *base, base_path);
     if (status == CLI_OK && ern_tune_check(*model, *base, &error) != ERNIE_OK)
         status = cli_fail_error(cli, base_path, &error);
     return status;

@@ -136,7 +136,7 @@ const cli_command cli_commands[] = {
       "Runs the documents of FILE, read as eval reads them, through MODEL and through BASE, the\n"
       "same model in f32 or bf16, and writes to OUT a copy of MODEL whose norms bring its states\n"
       "as near to those of BASE as one factor a channel can, and its probabilities as one factor\n"
-      "for all. Costs no bit: norms are f32 anyway. Worth it with c2 and c3, little with w4.\n"
+      "for all. Costs no bit: norms are f32 anyway.\n"
       "Measure on other text than FILE, with eval --against BASE. Needs 8 bytes of memory for each\n"
       "token and channel of the hidden state. OUT appears when it is complete, as in convert.\n\n"
       "The JSON object of --json holds documents, tokens, seconds, bytes (of OUT), norms (how many\n"
