@@ -1,5 +1,5 @@
-/* Both models layer by layer through the documents, as calibration goes (calibrate.c), and each norm
- * fitted on the way. */
+/* Both models layer by layer through the documents, as calibration goes (calibrate.c), and each
+ * norm fitted on the way. */
 #include "tune_inner.h"
 
 #define TUNE_SLICE        ((size_t)2048) /* tokens of a feed-forward step */
@@ -194,8 +194,8 @@ static ernie_status tune_step(tune *t, tune_side *side, tune_op op, const ern_la
     return tune_advance(t, n, error);
 }
 
-/* All tokens: a document a step, but for feed-forward networks, which do not mind. All documents begin
- * at position 0, so the angles of the longest one serve after the last embedding. */
+/* All tokens: a document a step, but for feed-forward networks, which do not mind. All documents
+ * begin at position 0, so the angles of the longest one serve after the last embedding. */
 static ernie_status tune_pass(tune *t, tune_side *side, tune_op op, const ern_layer *layer,
                               ernie_error *error)
 {
