@@ -257,7 +257,7 @@ static ERN_INLINE void KN(load_keys)(ern_kv kv, const unsigned char *code, const
             continue;
         }
         const unsigned byte = code[v * 64 + i % 64], four = i < 64 ? byte & 15u : byte >> 4;
-        const unsigned bit = fifth[v * 16 + i / 8] >> i % 8 & 1u;
+        const unsigned bit = (unsigned)fifth[v * 16 + i / 8] >> i % 8 & 1u;
         x[i / 64].code[i % 64] = (int8_t)(2 * (int)(four | bit << 4) - 31);
     }
 }

@@ -650,7 +650,7 @@ static float row_number(ern_kv kv, bool is_key, const unsigned char *row, size_t
         return scale * (float)ern_w4_level[code];
     }
     const unsigned byte = block[i % 32 / 8 * 4 + i % 4], four = i / 4 % 2 ? byte >> 4 : byte & 15u;
-    const unsigned fifth = row[(n + 31) / 32 * 16 + i / 8] >> i % 8 & 1u;
+    const unsigned fifth = (unsigned)row[(n + 31) / 32 * 16 + i / 8] >> i % 8 & 1u;
     return scale * (float)(2 * (int)(four | fifth << 4) - 31);
 }
 

@@ -91,7 +91,7 @@ static void groups_lie_as_described(void **state)
     for (size_t i = 0; i < 64; i++) assert_int_equal(group[i / 4 * 64 + 5 * 4 + i % 4], row[i]);
     for (size_t i = 0; i < d; i++) {
         const unsigned byte = group[1024 + i / 4 * 8 + 5 / 2], bit = 4 * (5 % 2) + i % 4;
-        assert_int_equal(byte >> bit & 1u, row[64 + i / 8] >> i % 8 & 1u);
+        assert_int_equal(byte >> bit & 1u, (unsigned)row[64 + i / 8] >> i % 8 & 1u);
     }
     for (size_t b = 0; b < 4; b++)
         assert_memory_equal(group + 1280 + (b * 16 + 5) * 2, row + 80 + 2 * b, 2);
