@@ -554,6 +554,12 @@ ERN_FN ernie_status ern_convert(const char *source, const char *out_path,
                                        state.options.allocator, error);
     if (status == ERNIE_OK) status = convert_open_workers(&state, error);
     if (status == ERNIE_OK) status = convert_run_pipe(&state, out_path, error);
+    const unsigned n_diagonal = atomic_load(&state.calibration.n_diagonal);
+    if (status == ERNIE_OK && n_diagonal > 0)
+        ern_log_write(&state.options.log, ERNIE_LOG_WARN,
+                      "second moments of %u linears did not fit in memory or were no use, their squares "
+                      "count alone",
+                      n_diagonal);
     convert_close(&state);
     if (status != ERNIE_OK && error) conv_text_clean(error->message);
     return status;
