@@ -53,8 +53,9 @@ static ERN_INLINE uint32_t ern_type_version(unsigned type) { return type >= ERN_
  * f32, f16, bf16: row-major; each row starts at a multiple of 64 bytes (ern_row_bytes), the gap is
  * zero. There are n_rows rows.
  *
- * The others: rows in groups of 16, columns in blocks of 32; both counts are rounded up and the padding
- * holds zero scales. n_blocks = ceil(n_cols / 32). A group is one record of ern_group_bytes. w8, w4:
+ * The others: rows in groups of 16, columns in blocks of 32; both counts are rounded up and the
+ * padding holds zero scales. n_blocks = ceil(n_cols / 32). A group is one record of
+ * ern_group_bytes. w8, w4:
  *
  *     f32 row_scale[16]
  *     u8  scale[n_blocks][16]                      then zeros up to a multiple of 64
@@ -68,9 +69,9 @@ static ERN_INLINE uint32_t ern_type_version(unsigned type) { return type >= ERN_
  * c2, c3, c4, with W = 2, 3, 4:
  *
  *     f32 row_scale[16]
- *     u8  scale[ceil(n_blocks / 2)][16]            low nibble: q of block 2 p, high: of block 2 p + 1;
- *                                                  then zeros up to a multiple of 64
- *     u32 word[n_blocks][W][16]                    word 0 and 1: low and high half of the row's code C;
+ *     u8  scale[ceil(n_blocks / 2)][16]            low nibble: q of block 2 p, high: 2 p + 1; then
+ *                                                  zeros up to a multiple of 64
+ *     u32 word[n_blocks][W][16]                    word 0, 1: low, high half of the row's code C;
  *                                                  c3: word 2, bit 8 j + v: u of column 4 v + j
  *                                                  c4: word 2 + v / 4, bits 8 j + 2 (v % 4) and the
  *                                                  next: u of column 4 v + j
@@ -78,8 +79,8 @@ static ERN_INLINE uint32_t ern_type_version(unsigned type) { return type >= ERN_
  * Weight: row_scale[r] * (q + 4) * level[index]
  *         column 8 i + j: w = ror64(C, 8 j + 2 i) & 127; index = ((w ^ (w >> 5)) & 15) | u << 4
  *
- * C is a tail-biting convolutional code: neighbouring windows w overlap in 5 of their 7 bits, which is
- * what makes 2 bits a weight worth more than 4 free levels (spec/quantization.md 5.1). Byte j of C
+ * C is a tail-biting convolutional code: neighbouring windows w overlap in 5 of their 7 bits, which
+ * is what makes 2 bits a weight worth more than 4 levels (spec/quantization.md 5.1). Byte j of C
  * shifted by 2 i is the window of column 8 i + j: again one 32-bit lane a row.
  *
  * So 64 consecutive decoded bytes are 16 rows x 4 columns: one vector register whose 32-bit lanes
@@ -95,9 +96,11 @@ static ERN_INLINE uint32_t ern_type_version(unsigned type) { return type >= ERN_
 static const int8_t ern_w4_level[16] = { -60, -46, -36, -29, -22, -15, -9, -3,
                                          3,   9,   15,  22,  29,  37,  46, 60 };
 
-/* Levels by index; |level| <= 63 lets a kernel add 64 and multiply unsigned bytes without overflow. */
+/* Levels by index; |level| <= 63 lets a kernel add 64 and multiply unsigned bytes in 16 bits. */
 /* clang-format off */
-static const int8_t ern_c2_level[16] = { 63, -12, 17, -62, -13, 7, -34, 35, 38, 12, -1, -23, 21, 1, -36, -9 };
+static const int8_t ern_c2_level[16] = {
+     63, -12,  17, -62, -13,   7, -34,  35,  38,  12,  -1, -23,  21,   1, -36,  -9
+};
 static const int8_t ern_c3_level[32] = {
      -1,   5,  -9, -19, -11, -63, -21, -31,  -7, -15, -26,  -1, -45, -12, -19, -35,
      36,  63,  23,  14,  26,  -4,  12,   5,  30,  18,   8,  45,  -3,  19,  12,   3
@@ -114,8 +117,8 @@ static ERN_INLINE uint32_t ern_n_groups(uint32_t n_rows) { return (n_rows + 15) 
 static ERN_INLINE uint32_t ern_n_blocks(uint32_t n_cols) { return (n_cols + 31) / 32; }
 static ERN_INLINE uint32_t ern_gate_up_rows(uint32_t width) { return 2 * 16 * ern_n_groups(width); }
 
-/* Bytes of one row (plain types), of one group of 16 rows (including both scale tables), of the scale
- * table, of one block of 16 rows; dimensions up to ERN_VOCAB_MAX cannot overflow. */
+/* Bytes of one row (plain types), of one group of 16 rows (including both scale tables), of the
+ * scale table, of one block of 16 rows; dimensions up to ERN_VOCAB_MAX cannot overflow. */
 ERN_FN uint64_t ern_row_bytes(unsigned type, uint32_t n_cols);
 ERN_FN uint64_t ern_group_bytes(unsigned type, uint32_t n_cols);
 ERN_FN uint64_t ern_matrix_bytes(unsigned type, uint32_t n_rows, uint32_t n_cols);
@@ -144,7 +147,8 @@ static ERN_INLINE unsigned ern_block_scale(unsigned type, const unsigned char *s
 }
 
 /* The level of column c (0 .. 31) in row r of one block; code: the block's first byte. */
-static ERN_INLINE int ern_block_level(unsigned type, const unsigned char *code, unsigned r, unsigned c)
+static ERN_INLINE int ern_block_level(unsigned type, const unsigned char *code, unsigned r,
+                                      unsigned c)
 {
     if (type == ERN_W8) return (int8_t)code[(c / 4 * 16 + r) * 4 + c % 4];
     if (type == ERN_W4) {

@@ -104,7 +104,8 @@
 #endif
 
 /* Bytes from a load of codes to its prefetch. One Zen 5 server core, w4 streamed from memory, one
- * token: 17 GB/s without, 22 with any distance from 1024 to 12288 (medians of 5 or 6 runs in turn). */
+ * token: 17 GB/s without, 22 with any distance from 1024 to 12288 (medians of 5 or 6 runs in turn).
+ * One Zen 4 core, with wishes that cover the tables too (kernels_wish): 24 instead of 16 to 19. */
 #define KERNELS_AHEAD 4096
 
 /* One record of 16 rows (format.h). */
@@ -135,7 +136,7 @@ static ERN_INLINE kernels_group kernels_group_at(const ern_matrix *w, uint32_t g
 
 /* Blocks b0 .. b0 + n - 1 of one or two groups, decoded. */
 typedef struct kernels_chunk {
-    _Alignas(64) unsigned char level[2][KERNELS_CODE_BLOCKS][8][64]; /* as x86 multiplies them: raised by 64 */
+    _Alignas(64) unsigned char level[2][KERNELS_CODE_BLOCKS][8][64]; /* x86: raised by 64 */
     _Alignas(64) float scale[2][KERNELS_CODE_BLOCKS][16];
     const float *row_scale[2]; /* [16] */
     size_t n, b0;
@@ -153,9 +154,9 @@ static ERN_INLINE const unsigned char *kernels_group_begin(const kernels_group *
     return (const unsigned char *)g->row_scale;
 }
 
-/* A wish for n bytes that come KERNELS_AHEAD later. Who walks over a group wishes evenly from its begin to
- * its end, tables included: wishes that follow the codes alone leave out, in each group, as many lines
- * as the tables have. */
+/* A wish for n bytes that come KERNELS_AHEAD later. Who walks over a group wishes evenly from its
+ * begin to its end, tables included: wishes that follow the codes alone leave out, in each group, as
+ * many lines as the tables have. */
 static ERN_INLINE void kernels_wish(const unsigned char *p, size_t n)
 {
     KERNELS_UNROLL for (size_t i = 0; i < n; i += 64) KERNELS_PREFETCH(p + KERNELS_AHEAD + i);

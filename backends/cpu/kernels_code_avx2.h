@@ -1,5 +1,5 @@
-/* Words of codes in AVX2 registers, for kernels_mm_codes.h: 8 rows a register; the products are those of
- * kernels_mm_avx2.h, by vpdpbusd where KERNELS_VNNI is set. */
+/* Words of codes in AVX2 registers, for kernels_mm_codes.h: 8 rows a register; the products are
+ * those of kernels_mm_avx2.h, by vpdpbusd where KERNELS_VNNI is set. */
 
 typedef __m256i KN(words);
 typedef __m256 KN(lanes);
@@ -16,7 +16,10 @@ static ERN_INLINE void KN(code_save)(unsigned char *p, KN(words) x)
     _mm256_storeu_si256((__m256i *)(void *)p, x);
 }
 
-static ERN_INLINE KN(words) KN(code_xor)(KN(words) x, KN(words) y) { return _mm256_xor_si256(x, y); }
+static ERN_INLINE KN(words) KN(code_xor)(KN(words) x, KN(words) y)
+{
+    return _mm256_xor_si256(x, y);
+}
 
 /* x ^ (y & 0x33..33) */
 static ERN_INLINE KN(words) KN(code_change)(KN(words) x, KN(words) y)
@@ -54,13 +57,15 @@ static ERN_INLINE __m256i KN(code_half)(const int8_t *level, __m256i x, __m256i 
 }
 
 /* Levels of vector v. */
-static ERN_INLINE KN(words) KN(code_levels)(unsigned type, KN(words) x, const KN(words) plane[2], size_t v)
+static ERN_INLINE KN(words)
+    KN(code_levels)(unsigned type, KN(words) x, const KN(words) plane[2], size_t v)
 {
     x = _mm256_and_si256(x, _mm256_set1_epi8(15));
     if (type == ERN_C2) return _mm256_shuffle_epi8(KN(code_table)(ern_c2_level), x);
     if (type == ERN_C3) return KN(code_half)(ern_c3_level, x, KN(code_bit)(plane[0], v));
     const __m256i bit = KN(code_bit)(plane[v / 4], v % 4 * 2);
-    return _mm256_blendv_epi8(KN(code_half)(ern_c4_level, x, bit), KN(code_half)(ern_c4_level + 32, x, bit),
+    return _mm256_blendv_epi8(KN(code_half)(ern_c4_level, x, bit),
+                              KN(code_half)(ern_c4_level + 32, x, bit),
                               KN(code_bit)(plane[v / 4], v % 4 * 2 + 1));
 }
 

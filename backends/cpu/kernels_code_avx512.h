@@ -1,7 +1,8 @@
-/* Words of codes in AVX-512 registers, for kernels_mm_codes.h: 16 rows a register. With KERNELS_VBMI
- * also VBMI and VBMI2: a funnel shift is one instruction, and vpermb looks up 64 levels and ignores the
- * bits above. Without them a funnel shift is two rotations, which two of them share, and a selection;
- * vpshufb looks up 16 levels, and further bits of an index become masks. */
+/* Words of codes in AVX-512 registers, for kernels_mm_codes.h: 16 rows a register. With
+ * KERNELS_VBMI also VBMI and VBMI2: a funnel shift is one instruction, and vpermb looks up 64
+ * levels and ignores the bits above. Without them a funnel shift is two rotations, which two of
+ * them share, and a selection; vpshufb looks up 16 levels, and further bits of an index become
+ * masks. */
 
 typedef __m512i KN(words);
 typedef __m512 KN(lanes);
@@ -19,7 +20,10 @@ typedef __m512 KN(lanes);
 static ERN_INLINE KN(words) KN(code_load)(const unsigned char *p) { return _mm512_loadu_si512(p); }
 static ERN_INLINE void KN(code_save)(unsigned char *p, KN(words) x) { _mm512_storeu_si512(p, x); }
 
-static ERN_INLINE KN(words) KN(code_xor)(KN(words) x, KN(words) y) { return _mm512_xor_si512(x, y); }
+static ERN_INLINE KN(words) KN(code_xor)(KN(words) x, KN(words) y)
+{
+    return _mm512_xor_si512(x, y);
+}
 
 /* x ^ (y & 0x33..33) */
 static ERN_INLINE KN(words) KN(code_change)(KN(words) x, KN(words) y)
@@ -35,7 +39,8 @@ static ERN_INLINE __m512i KN(code_raised)(__m512i level)
 
 static ERN_INLINE __m512i KN(code_table)(const int8_t *level) /* 16 of them */
 {
-    return KN(code_raised)(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)level)));
+    return KN(code_raised)(
+        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)level)));
 }
 
 #ifdef KERNELS_VBMI
@@ -51,13 +56,15 @@ static ERN_INLINE __m512i KN(code_bits)(__m512i plane, size_t m)
     }
 }
 
-/* Levels of vector v. One bit of a plane of c3 lands on bit 4 of the index, the next on bit 5, so that
- * they share a shift; each has a table that is blind to the other bit. */
-static ERN_INLINE KN(words) KN(code_levels)(unsigned type, KN(words) x, const KN(words) plane[2], size_t v)
+/* Levels of vector v. One bit of a plane of c3 lands on bit 4 of the index, the next on bit 5, so
+ * that they share a shift; each has a table that is blind to the other bit. */
+static ERN_INLINE KN(words)
+    KN(code_levels)(unsigned type, KN(words) x, const KN(words) plane[2], size_t v)
 {
     if (type == ERN_C2) return _mm512_permutexvar_epi8(x, KN(code_table)(ern_c2_level));
     if (type == ERN_C4) {
-        x = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x30), KN(code_bits)(plane[v / 4], v % 4), x, 0xca);
+        x = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x30), KN(code_bits)(plane[v / 4], v % 4), x,
+                                      0xca);
         return _mm512_permutexvar_epi8(x, KN(code_raised)(_mm512_loadu_si512(ern_c4_level)));
     }
     const __m512i twice = 
@@ -77,15 +84,18 @@ static ERN_INLINE __mmask64 KN(code_bit)(__m512i plane, size_t n)
 }
 
 /* Levels of vector v. */
-static ERN_INLINE KN(words) KN(code_levels)(unsigned type, KN(words) x, const KN(words) plane[2], size_t v)
+static ERN_INLINE KN(words)
+    KN(code_levels)(unsigned type, KN(words) x, const KN(words) plane[2], size_t v)
 {
     x = _mm512_and_si512(x, _mm512_set1_epi8(15));
     if (type == ERN_C2) return _mm512_shuffle_epi8(KN(code_table)(ern_c2_level), x);
     if (type == ERN_C3) {
         const __m512i low = _mm512_shuffle_epi8(KN(code_table)(ern_c3_level), x);
-        return _mm512_mask_shuffle_epi8(low, KN(code_bit)(plane[0], v), KN(code_table)(ern_c3_level + 16), x);
+        return _mm512_mask_shuffle_epi8(low, KN(code_bit)(plane[0], v),
+                                        KN(code_table)(ern_c3_level + 16), x);
     }
-    const __mmask64 bit = KN(code_bit)(plane[v / 4], v % 4 * 2), high = KN(code_bit)(plane[v / 4], v % 4 * 2 + 1);
+    const __mmask64 bit = KN(code_bit)(plane[v / 4], v % 4 * 2),
+                    high = KN(code_bit)(plane[v / 4], v % 4 * 2 + 1);
     __m512i a = _mm512_shuffle_epi8(KN(code_table)(ern_c4_level), x);
     __m512i b = _mm512_shuffle_epi8(KN(code_table)(ern_c4_level + 32), x);
     a = _mm512_mask_shuffle_epi8(a, bit, KN(code_table)(ern_c4_level + 16), x);

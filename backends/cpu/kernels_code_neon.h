@@ -1,5 +1,6 @@
-/* Words of codes in NEON registers, for kernels_mm_codes.h: 4 rows a register. Levels are signed; tables of
- * 16, 32 and 64 are one lookup each, which gives 0 for an index beyond, so indices are clean. */
+/* Words of codes in NEON registers, for kernels_mm_codes.h: 4 rows a register. Levels are signed;
+ * tables of 16, 32 and 64 are one lookup each, which gives 0 for an index beyond, so indices are
+ * clean. */
 
 typedef uint32x4_t KN(words);
 typedef float32x4_t KN(lanes);
@@ -8,8 +9,14 @@ typedef float32x4_t KN(lanes);
 #define KERNELS_RIGHT(x, n) vshrq_n_u32((x), (n))
 #define KERNELS_FUNNEL(high, low, n) vsliq_n_u32(vshrq_n_u32((low), (n)), (high), 32 - (n))
 
-static ERN_INLINE KN(words) KN(code_load)(const unsigned char *p) { return vreinterpretq_u32_u8(vld1q_u8(p)); }
-static ERN_INLINE void KN(code_save)(unsigned char *p, KN(words) x) { vst1q_u8(p, vreinterpretq_u8_u32(x)); }
+static ERN_INLINE KN(words) KN(code_load)(const unsigned char *p)
+{
+    return vreinterpretq_u32_u8(vld1q_u8(p));
+}
+static ERN_INLINE void KN(code_save)(unsigned char *p, KN(words) x)
+{
+    vst1q_u8(p, vreinterpretq_u8_u32(x));
+}
 
 static ERN_INLINE KN(words) KN(code_xor)(KN(words) x, KN(words) y) { return veorq_u32(x, y); }
 
@@ -38,11 +45,13 @@ static ERN_INLINE KN(words) KN(code_bit)(KN(words) plane, size_t n)
 static ERN_INLINE uint8x16_t KN(code_join)(KN(words) x, KN(words) y, int mask)
 {
     const uint8x16_t low = vdupq_n_u8(15);
-    return vandq_u8(vbslq_u8(low, vreinterpretq_u8_u32(x), vreinterpretq_u8_u32(y)), vdupq_n_u8((uint8_t)mask));
+    return vandq_u8(vbslq_u8(low, vreinterpretq_u8_u32(x), vreinterpretq_u8_u32(y)),
+                    vdupq_n_u8((uint8_t)mask));
 }
 
 /* Levels of vector v. */
-static ERN_INLINE KN(words) KN(code_levels)(unsigned type, KN(words) x, const KN(words) plane[2], size_t v)
+static ERN_INLINE KN(words)
+    KN(code_levels)(unsigned type, KN(words) x, const KN(words) plane[2], size_t v)
 {
     if (type == ERN_C2) {
         const uint8x16_t index = vandq_u8(vreinterpretq_u8_u32(x), vdupq_n_u8(15));

@@ -1,18 +1,26 @@
-/* Products with c4, c3 and c2 matrices, written once in an instruction set's registers of 32-bit words
- * (kernels_code_SET.h): a register holds one word of KERNELS_CODE_ROWS rows. Meaning: kernels_mm_base.h.
+/* Products with c4, c3 and c2 matrices, written once in an instruction set's registers of 32-bit
+ * words (kernels_code_SET.h): a register holds one word of KERNELS_CODE_ROWS rows. Meaning:
+ * kernels_mm_base.h.
  *
- * A row's code C is two words, low and high. Its window of column 8 i + j begins at bit 8 j + 2 i and the
- * index of 4 bits is the window's low nibble, its lowest two bits changed by bits 5 and 6. With R = C
- * rotated by 5, S = C ^ (R & 0x33..33) has changed what the windows of i = 0 and 2 need, and
- * S' = S ^ R = C ^ (R & 0xcc..cc) what i = 1 and 3 need. So a byte of S holds two indices as a byte of w4 does, a
- * byte of S' two as well, 2 bits further up, the last of them across the byte's end. For 8 vectors of 4
- * columns that is 2 funnel shifts and 4 changes, then 4 shifts and 2 funnel shifts; the shift and
- * the change of every window by itself (spec/quantization.md 5.1) would be 6 funnel shifts and 8
- * changes of 2 or 3 operations each.
+ * A row's code C is two words, low and high. Its window of column 8 i + j begins at bit 8 j + 2 i
+ * and the index of 4 bits is the window's low nibble, its lowest two bits changed by bits 5 and 6.
+ * With R = C rotated by 5, S = C ^ (R & 0x33..33) has changed what the windows of i = 0 and 2 need,
+ * and S' = S ^ R = C ^ (R & 0xcc..cc) what i = 1 and 3 need. So a byte of S holds two indices as a
+ * byte of w4 does, a byte of S' two as well, 2 bits further up, the last of them across the byte's
+ * end. For 8 vectors of 4 columns that is 2 funnel shifts and 4 changes, then 4 shifts and 2 funnel
+ * shifts; the shift and the change of every window by itself (spec/quantization.md 5.1) would be 6
+ * funnel shifts and 8 changes of 2 or 3 operations each.
  *
- * Up to KERNELS_CODE_SINGLES tokens meet weights as they are decoded, each by itself. For more, a chunk of
- * KERNELS_CODE_BLOCKS blocks is decoded once to bytes, which stay in the nearest cache while all tokens
- * pass; between chunks the float sums wait in y. */
+ * One token, one Zen 4 core at 3.7 GHz, from the cache, G weights/s with avx512vbmi, avx512, avx2:
+ * c2 86, 63, 40; c3 66, 46, 30; c4 63, 31, 19 (bench/RESULTS.md). Counted for c2 with VBMI, a block
+ * of 512 weights: 2 funnel shifts, 4 changes, 4 shifts, 2 funnel shifts, 8 look-ups, 8 products,
+ * and about 7 for the scales. One vpermi2b for the look-up of a whole window would save the
+ * changes and was 5 % faster there; on Intel's processors, where it was not measured, it is said to
+ * be several operations.
+ *
+ * Up to KERNELS_CODE_SINGLES tokens meet weights as they are decoded, each by itself. For more, a
+ * chunk of KERNELS_CODE_BLOCKS blocks is decoded once to bytes, which stay in the nearest cache
+ * while all tokens pass; between chunks the float sums wait in y. */
 
 /* The four words of indices of a block's code. */
 static ERN_INLINE void KN(code_open)(const unsigned char *code, KN(words) s[4])
@@ -25,7 +33,7 @@ static ERN_INLINE void KN(code_open)(const unsigned char *code, KN(words) s[4])
     s[3] = KN(code_xor)(s[1], r_high);
 }
 
-/* Vector v of a block: bytes whose low nibble is the index of column 4 v + j; the rest is anything. */
+/* Vector v of a block: bytes whose low nibble is the index of column 4 v + j; the rest is not. */
 static ERN_INLINE KN(words) KN(code_indices)(const KN(words) s[4], size_t v)
 {
     switch (v) {
@@ -59,14 +67,14 @@ static ERN_INLINE KN(words) KN(code_vector)(unsigned type, const KN(coded) *c, s
     return KN(code_levels)(type, KN(code_indices)(c->s, v), c->plane, v);
 }
 
-/* ---- One token ----------------------------------------------------------------------------------- */
+/* ---- One token ------------------------------------------------------------------------------- */
 
 enum { KN(code_parts) = 16 / KERNELS_CODE_ROWS }; /* registers for the rows of a group */
 
 /* One block; odd: its scales are the high nibbles. */
 static ERN_INLINE void KN(code_block)(unsigned type, unsigned odd, const unsigned char *code,
-                                      const unsigned char *scale, const int8_t *q, int32_t sum, float d,
-                                      KN(lanes) *f)
+                                      const unsigned char *scale, const int8_t *q, int32_t sum,
+                                      float d, KN(lanes) *f)
 {
     KERNELS_NO_UNROLL for (size_t p = 0; p < KN(code_parts); p++) {
         const KN(coded) c = KN(code_read)(type, code + p * 4 * KERNELS_CODE_ROWS);
@@ -77,10 +85,11 @@ static ERN_INLINE void KN(code_block)(unsigned type, unsigned odd, const unsigne
     }
 }
 
-static ERN_INLINE void KN(code_group)(unsigned type, const kernels_group *g, const ern_act *a, size_t t,
-                                      float *y)
+static ERN_INLINE void KN(code_group)(unsigned type, const kernels_group *g, const ern_act *a,
+                                      size_t t, float *y)
 {
-    const size_t n = g->n_blocks, block_bytes = ern_block_bytes(type), pair_bytes = 2 * block_bytes + 16;
+    const size_t n = g->n_blocks, block_bytes = ern_block_bytes(type),
+                 pair_bytes = 2 * block_bytes + 16;
     const unsigned char *code = g->code, *wish = kernels_group_begin(g);
     const int8_t *q = a->q + t * a->q_stride;
     const int32_t *sum = a->q_sum + t * a->s_stride;
@@ -98,13 +107,15 @@ static ERN_INLINE void KN(code_group)(unsigned type, const kernels_group *g, con
         KN(code_store)(y + p * KERNELS_CODE_ROWS, f[p], g->row_scale + p * KERNELS_CODE_ROWS);
 }
 
-/* ---- Several tokens ------------------------------------------------------------------------------ */
+/* ---- Several tokens -------------------------------------------------------------------------- */
 
 /* Blocks b0 .. b0 + n - 1 of group g as place `at` of the chunk. */
-static ERN_INLINE void KN(code_decode)(unsigned type, const kernels_group *g, size_t at, kernels_chunk *chunk)
+static ERN_INLINE void KN(code_decode)(unsigned type, const kernels_group *g, size_t at,
+                                       kernels_chunk *chunk)
 {
     const size_t block_bytes = ern_block_bytes(type);
-    const unsigned char *code = g->code + chunk->b0 * block_bytes, *scale = g->scale + 8 * chunk->b0;
+    const unsigned char *code = g->code + chunk->b0 * block_bytes,
+                        *scale = g->scale + 8 * chunk->b0;
     const unsigned char *wish = kernels_group_begin(g) + chunk->b0 * (block_bytes + 8);
     for (size_t b = 0; b < chunk->n; b++, code += block_bytes) {
         kernels_wish(wish + b * (block_bytes + 8), block_bytes + 8);
@@ -124,8 +135,9 @@ static ERN_INLINE void KN(code_decode)(unsigned type, const kernels_group *g, si
 #define KERNELS_LEVEL_TILES KN(level_tiles)
 
 /* n_parts registers of the chunk's rows, from register `first` on, for nt tokens from t0 on. */
-static ERN_INLINE void KN(level_part)(size_t n_parts, size_t first, size_t nt, const kernels_chunk *c,
-                                      const ern_act *a, size_t t0, float *y, size_t y_stride)
+static ERN_INLINE void KN(level_part)(size_t n_parts, size_t first, size_t nt,
+                                      const kernels_chunk *c, const ern_act *a, size_t t0, float *y,
+                                      size_t y_stride)
 {
     const size_t q_stride = a->q_stride, s_stride = a->s_stride;
     const int8_t *q = a->q + t0 * q_stride + c->b0 * 32;
@@ -134,8 +146,10 @@ static ERN_INLINE void KN(level_part)(size_t n_parts, size_t first, size_t nt, c
     KN(lanes) f[KERNELS_LEVEL_PARTS * KERNELS_LEVEL_TOKENS];
     y += first * KERNELS_CODE_ROWS;
     KERNELS_UNROLL for (size_t p = 0; p < n_parts; p++)
-        KERNELS_UNROLL for (size_t t = 0; t < nt; t++)
-            f[p * nt + t] = c->b0 ? KN(code_sums)(y + t * y_stride + p * KERNELS_CODE_ROWS) : KN(code_zero)();
+        KERNELS_UNROLL for (size_t t = 0; t < nt; t++) {
+            const float *waiting = y + t * y_stride + p * KERNELS_CODE_ROWS;
+            f[p * nt + t] = c->b0 ? KN(code_sums)(waiting) : KN(code_zero)();
+        }
     for (size_t b = 0; b < c->n; b++, q += 32, d++, sum++) {
         KN(words) acc[KERNELS_LEVEL_PARTS * KERNELS_LEVEL_TOKENS];
         KERNELS_UNROLL for (size_t t = 0; t < nt; t++) {
@@ -222,7 +236,8 @@ static ERN_INLINE void KN(code_groups)(unsigned type, const ern_matrix *w, uint3
 }
 
 static ERN_INLINE void KN(code_matmul)(unsigned type, const ern_matrix *w, uint32_t group_begin,
-                                       uint32_t group_end, const ern_act *a, float *y, size_t y_stride)
+                                       uint32_t group_end, const ern_act *a, float *y,
+                                       size_t y_stride)
 {
     for (uint32_t group = group_begin, n; group < group_end; group += n) {
         float *out = y + 16 * (size_t)(group - group_begin);
@@ -230,7 +245,8 @@ static ERN_INLINE void KN(code_matmul)(unsigned type, const ern_matrix *w, uint3
         if (n > KERNELS_LEVEL_GROUPS) n = KERNELS_LEVEL_GROUPS;
         if (a->n_tokens <= KERNELS_CODE_SINGLES) {
             const kernels_group g = kernels_group_at(w, group);
-            for (size_t t = 0; t < a->n_tokens; t++) KN(code_group)(type, &g, a, t, out + t * y_stride);
+            for (size_t t = 0; t < a->n_tokens; t++)
+                KN(code_group)(type, &g, a, t, out + t * y_stride);
             n = 1;
         } else {
             KN(code_groups)(type, w, group, n, a, out, y_stride);
