@@ -77,11 +77,11 @@ typedef struct ern_backend_ops {
 
     void (*begin)(ern_backend_state *state, const ern_batch *batch);
     void (*embed)(ern_backend_state *state, const ern_matrix *embed);
-    /* x += Wo attention(rope(Wqkv rmsnorm(x))); appends keys and values (spec/model.md 2) */
+    /* x += Wo attention(rope(Wqkv rmsnorm(x))); appends keys and values */
     void (*attention)(ern_backend_state *state, uint32_t i_layer, const ern_layer *layer);
     /* x += Wdown(silu(Wgate m) * (Wup m)), m = rmsnorm(x) */
     void (*ffn)(ern_backend_state *state, uint32_t i_layer, const ern_layer *layer);
-    /* x += sum over the k chosen experts of w_e FFN_e(m), + FFN_shared(m) (spec/model.md 3.1) */
+    /* x += sum over the k chosen experts of w_e FFN_e(m), + FFN_shared(m) */
     void (*moe)(ern_backend_state *state, uint32_t i_layer, const ern_layer *layer);
     /* logits = Whead rmsnorm(x) */
     void (*head)(ern_backend_state *state, const float *norm, const ern_matrix *head);

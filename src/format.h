@@ -80,7 +80,7 @@ static ERN_INLINE uint32_t ern_type_version(unsigned type) { return type >= ERN_
  *         column 8 i + j: w = ror64(C, 8 j + 2 i) & 127; index = ((w ^ (w >> 5)) & 15) | u << 4
  *
  * C is a tail-biting convolutional code: neighbouring windows w overlap in 5 of their 7 bits, which
- * is what makes 2 bits a weight worth more than 4 levels (spec/quantization.md 5.1). Byte j of C
+ * is what makes 2 bits a weight worth more than 4 levels (docs/QUANTIZATION.md). Byte j of C
  * shifted by 2 i is the window of column 8 i + j: again one 32-bit lane a row.
  *
  * So 64 consecutive decoded bytes are 16 rows x 4 columns: one vector register whose 32-bit lanes

@@ -44,7 +44,7 @@ typedef struct ern_kernels {
     /* Row `row` of w as floats: out [n_cols]. One entry a type. */
     void (*row[ERN_N_TYPES])(const ern_matrix *w, uint32_t row, float *out);
 
-    /* y = x / sqrt(mean(x^2) + eps) * weight, [n] each; y may be x. spec/model.md section 2. */
+    /* y = x / sqrt(mean(x^2) + eps) * weight, [n] each; y may be x. */
     void (*rmsnorm)(const float *x, const float *weight, size_t n, float eps, float *y);
 
     /* y[i] += x[i], and y[i] += s * x[i], [n]. */

@@ -8,7 +8,7 @@
  * and S' = S ^ R = C ^ (R & 0xcc..cc) what i = 1 and 3 need. So a byte of S holds two indices as a
  * byte of w4 does, a byte of S' two as well, 2 bits further up, the last of them across the byte's
  * end. For 8 vectors of 4 columns that is 2 funnel shifts and 4 changes, then 4 shifts and 2 funnel
- * shifts; the shift and the change of every window by itself (spec/quantization.md 5.1) would be 6
+ * shifts; the shift and the change of every window by itself would be 6
  * funnel shifts and 8 changes of 2 or 3 operations each.
  *
  * One token, one Zen 4 core at 3.7 GHz, from the cache, G weights/s with avx512vbmi, avx512, avx2:

@@ -10,7 +10,7 @@
 #include "../../src/ern.h"
 
 typedef struct ern_convert_options {
-    const char *type; /* "f32", "f16", "bf16", "w8", "w4"; NULL: "w4" */
+    const char *type; /* as conv_types_find takes it, a preset too; NULL: "w4" */
     const char *imatrix; /* a calibration file (docs/IMATRIX.md) whose statistics say which errors of
                             w4, c4, c3 and c2 weigh how much; NULL: all the same */
     bool fast; /* c types: search fewer scales, less than half of the time */
