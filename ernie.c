@@ -47,6 +47,7 @@
 #include "src/weights.c"
 #include "src/kv.c"
 #include "src/huge.c"
+#include "src/policy.c"
 #include "src/unicode.c"
 #include "src/token.c"
 #include "src/token_normal.c"

@@ -331,6 +331,13 @@ ERN_FN void ern_wait(atomic_uint *word, unsigned expected)
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
 }
 
+ERN_FN void ern_wait_for(atomic_uint *word, unsigned expected, double seconds)
+{
+    const time_t whole = (time_t)seconds;
+    const struct timespec limit = { whole, (long)(1e9 * (seconds - (double)whole)) };
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &limit, NULL, 0);
+}
+
 ERN_FN void ern_wake_all(atomic_uint *word)
 {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
@@ -397,5 +404,22 @@ ERN_FN void ern_wake_all(atomic_uint *word)
 }
 
 #endif
+
+/* Whoever has to sleep leaves 2 behind, so that the holder knows to wake. */
+ERN_FN void ern_mutex_lock(ern_mutex *mutex)
+{
+    unsigned seen = 0;
+    if (atomic_compare_exchange_strong_explicit(&mutex->state, &seen, 1, memory_order_acquire,
+                                                memory_order_relaxed))
+        return;
+    while (atomic_exchange_explicit(&mutex->state, 2, memory_order_acquire) != 0)
+        ern_wait(&mutex->state, 2);
+}
+
+ERN_FN void ern_mutex_unlock(ern_mutex *mutex)
+{
+    if (atomic_exchange_explicit(&mutex->state, 0, memory_order_release) == 2)
+        ern_wake_all(&mutex->state);
+}
 
 #undef OS_CPUS_MAX

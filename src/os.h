@@ -44,6 +44,28 @@ ERN_FN ernie_status ern_file_in_open(ern_file_in **in, const char *path,
 ERN_FN ernie_status ern_file_in_read(ern_file_in *file, void *data, size_t n, ernie_error *error);
 ERN_FN void ern_file_in_close(ern_file_in *file);
 
+/* A file whose pieces several threads read at places of their own: past the page cache where the
+ * system and its file system allow (direct), so that reading takes no memory but the reader's. */
+typedef struct ern_disk ern_disk;
+#define ERN_DISK_ALIGN 4096u
+
+/* n_readers: threads that will read at once, 1 .. 64. `buffered` asks for the page cache. *n_bytes
+ * receives the file's length. Statuses as ern_file_view_open; *out is NULL after failure. */
+ERN_FN ernie_status ern_disk_open(ern_disk **out, const char *path, unsigned n_readers,
+                                  bool buffered, const ernie_allocator *allocator,
+                                  uint64_t *n_bytes, ernie_error *error);
+/* Read exactly n bytes at offset; offset, n and data are multiples of ERN_DISK_ALIGN, and data stays
+ * the caller's. Reader i (0 .. n_readers - 1) calls for itself only. What direct reading refuses is read
+ * through the page cache. ERNIE_IO names the path and the reason, or at which byte the file ended; data
+ * is then undefined. Any thread, each with its own reader. */
+ERN_FN ernie_status ern_disk_read(ern_disk *disk, unsigned reader, uint64_t offset, void *data,
+                                  size_t n, ernie_error *error);
+/* The same through the page cache, for a second try. */
+ERN_FN ernie_status ern_disk_reread(ern_disk *disk, unsigned reader, uint64_t offset, void *data,
+                                    size_t n, ernie_error *error);
+ERN_FN bool ern_disk_is_direct(const ern_disk *disk); /* so far */
+ERN_FN void ern_disk_close(ern_disk *disk); /* NULL is fine */
+
 /* The end of a long path, so that the reason after it still fits into a message. */
 ERN_FN const char *ern_path_end(const char *path);
 
@@ -106,7 +128,16 @@ ERN_FN void ern_thread_join(ern_thread *thread);
 /* Sleep while *word == expected, until woken (spurious returns happen); wake all sleepers on word.
  * A futex, or a mutex and condition variable. */
 ERN_FN void ern_wait(atomic_uint *word, unsigned expected);
+ERN_FN void ern_wait_for(atomic_uint *word, unsigned expected, double seconds); /* at most so long */
 ERN_FN void ern_wake_all(atomic_uint *word);
+
+/* A lock for short sections; zero is unlocked. */
+typedef struct ern_mutex {
+    atomic_uint state; /* 0 free, 1 held, 2 held and waited for */
+} ern_mutex;
+ERN_FN void ern_mutex_lock(ern_mutex *mutex);
+ERN_FN void ern_mutex_unlock(ern_mutex *mutex);
+
 ERN_FN void ern_cpu_relax(void);    /* one pause in a spin loop */
 ERN_FN void ern_thread_yield(void); /* let another thread run on this processor */
 ERN_FN void ern_sleep(double seconds); /* at least that long; signals end it early */
