@@ -48,6 +48,8 @@
 #include "src/kv.c"
 #include "src/huge.c"
 #include "src/policy.c"
+#include "src/experts.c"
+#include "src/plan.c"
 #include "src/unicode.c"
 #include "src/token.c"
 #include "src/token_normal.c"
@@ -65,6 +67,7 @@
 #include "backends/cpu/cpu_state.c"
 #include "backends/cpu/cpu_attention.c"
 #include "backends/cpu/cpu_ffn.c"
+#include "backends/cpu/cpu_stream.c"
 #include "backends/cpu/cpu_moe.c"
 #include "backends/cpu/cpu.c"
 
