@@ -37,6 +37,7 @@
 #include "src/os_memory.c"
 #include "src/os.c"
 #include "src/os_file.c"
+#include "src/os_disk.c"
 #include "src/pool.c"
 
 /* ---- Checksums; the file becomes checked tables; text becomes ids --------------------------------------- */
