@@ -50,6 +50,7 @@
 #include "src/huge.c"
 #include "src/policy.c"
 #include "src/experts.c"
+#include "src/experts_memory.c"
 #include "src/experts_read.c"
 #include "src/experts_warm.c"
 #include "src/unicode.c"

@@ -1,15 +1,11 @@
-/* Slots and who has them (experts.h): the table from experts to slots, pins, the memory that slots take.
- * Reading is experts_read.c's; the order of forgetting is policy.c's. */
+/* Slots and who has them (experts.h): the table from experts to slots, pins, beginning and ending.
+ * The slots' memory is experts_memory.c's, reading experts_read.c's, the order of forgetting
+ * policy.c's. */
 #include "experts_inner.h"
 
-#define EXPERTS_SLAB_BYTES   ((uint64_t)64 << 20) /* from here on there are huge pages for the asking */
-#define EXPERTS_SLABS        16u /* at least, where slots allow: what giving a little back costs */
-#define EXPERTS_SLAB_SPARE   (ERN_DISK_ALIGN + ERN_CACHE_LINE)
 #define EXPERTS_READER_BYTES ((uint64_t)64 << 10) /* of a reader's stack, and of its file handle */
 #define EXPERTS_READERS_MAX  64u
-#define EXPERTS_FLOOR_SPARE  2u  /* experts a layer keeps beyond those that one token needs */
-#define EXPERTS_AHEAD_TICKS  2u  /* for which what was read ahead is safe from other reads ahead */
-#define EXPERTS_PATIENCE     1.0 /* seconds between two looks at slots that are being let go */
+#define EXPERTS_AHEAD_TICKS  2u /* for which what was read ahead is safe from other reads ahead */
 
 /* ---- The lock ------------------------------------------------------------------------------ */
 
@@ -45,8 +41,7 @@ static uint32_t experts_layer(const ern_experts *e, uint32_t expert)
     return expert / e->format->header->hparams.n_experts;
 }
 
-/* Nobody will find the slot's expert any more. */
-static void experts_unlink(ern_experts *e, uint32_t i)
+ERN_FN void ern_experts_unlink(ern_experts *e, uint32_t i)
 {
     ern_experts_slot *slot = &e->slots[i];
     if (!slot->linked) return;
@@ -55,11 +50,11 @@ static void experts_unlink(ern_experts *e, uint32_t i)
     e->count[experts_layer(e, slot->job.expert)]--;
 }
 
-static void experts_empty(ern_experts *e, uint32_t i)
+ERN_FN void ern_experts_empty(ern_experts *e, uint32_t i)
 {
     ern_experts_slot *slot = &e->slots[i];
     ERN_ASSERT(slot->n_pins == 0);
-    experts_unlink(e, i);
+    ern_experts_unlink(e, i);
     slot->state = ERN_EXPERTS_EMPTY;
     e->ranks[i] = (ern_policy_slot){ .empty = true };
     e->has_events = true;
@@ -90,7 +85,7 @@ ERN_FN void ern_experts_landed(ern_experts *e, ern_experts_job *job, ernie_statu
     ern_experts_slot *slot = &e->slots[job->slot];
     slot->state = status == ERNIE_OK ? ERN_EXPERTS_READY : ERN_EXPERTS_FAILED;
     e->ranks[job->slot].held = slot->n_pins > 0;
-    if (slot->n_pins == 0 && (status != ERNIE_OK || !slot->linked)) experts_empty(e, job->slot);
+    if (slot->n_pins == 0 && (status != ERNIE_OK || !slot->linked)) ern_experts_empty(e, job->slot);
 }
 
 /* A slot whose read ahead no reader has begun. */
@@ -107,12 +102,12 @@ static uint32_t experts_steal(ern_experts *e)
 static uint32_t experts_make_room(ern_experts *e, uint32_t expert)
 {
     const uint16_t layer = (uint16_t)experts_layer(e, expert);
-    size_t found = ern_policy_victim(e->policy, e->ranks, e->n_usable, e->clock, layer, e->count,
-                                     e->floor);
+    size_t found =
+        ern_policy_victim(e->policy, e->ranks, e->n_usable, e->clock, layer, e->count, e->floor);
     if (found == ERN_POLICY_NONE && e->floor)
         found = ern_policy_victim(e->policy, e->ranks, e->n_usable, e->clock, layer, e->count, 0);
     const uint32_t i = found == ERN_POLICY_NONE ? experts_steal(e) : (uint32_t)found;
-    if (i != ERN_EXPERTS_NONE && !e->ranks[i].empty) experts_empty(e, i);
+    if (i != ERN_EXPERTS_NONE && !e->ranks[i].empty) ern_experts_empty(e, i);
     return i;
 }
 
@@ -120,15 +115,14 @@ static uint32_t experts_make_room(ern_experts *e, uint32_t expert)
  * oldest, so there is no use in asking for another one. */
 static uint32_t experts_make_room_ahead(ern_experts *e, uint32_t expert)
 {
-    const size_t found =
-        ern_policy_victim(e->policy, e->ranks, e->n_usable, e->clock,
-                          (uint16_t)experts_layer(e, expert), e->count, e->floor);
+    const size_t found = ern_policy_victim(e->policy, e->ranks, e->n_usable, e->clock,
+                                           (uint16_t)experts_layer(e, expert), e->count, e->floor);
     if (found == ERN_POLICY_NONE) return ERN_EXPERTS_NONE;
     const ern_policy_slot *rank = &e->ranks[found];
     const uint64_t safe = e->slots[found].ahead ? EXPERTS_AHEAD_TICKS : 0;
     if (rank->empty) return (uint32_t)found;
     if (rank->used_at + safe >= e->clock) return ERN_EXPERTS_NONE;
-    experts_empty(e, (uint32_t)found);
+    ern_experts_empty(e, (uint32_t)found);
     return (uint32_t)found;
 }
 
@@ -222,7 +216,7 @@ ERN_FN void ern_experts_unpin(ern_experts *e, uint32_t i, bool recent)
     if (slot->n_pins == 0 && slot->state != ERN_EXPERTS_LOADING) {
         e->ranks[i].held = false;
         e->has_events = true;
-        if (slot->state == ERN_EXPERTS_FAILED || !slot->linked) experts_empty(e, i);
+        if (slot->state == ERN_EXPERTS_FAILED || !slot->linked) ern_experts_empty(e, i);
     }
     ern_experts_unlock(e);
 }
@@ -265,159 +259,6 @@ ERN_FN void ern_experts_wait(ern_experts *e, unsigned events, double seconds)
     atomic_fetch_add(&e->n_waiting, 1);
     if (atomic_load(&e->events) == events) ern_wait_for(&e->events, events, seconds);
     atomic_fetch_sub(&e->n_waiting, 1);
-}
-
-/* ---- Memory -------------------------------------------------------------------------------- */
-
-/* How many slots are allocated together when there are to be n in all. */
-static uint32_t experts_slab_slots(uint64_t expert_bytes, uint64_t n_slots)
-{
-    const uint64_t most = (EXPERTS_SLAB_BYTES + expert_bytes - 1) / expert_bytes;
-    const uint64_t some = (n_slots + EXPERTS_SLABS - 1) / EXPERTS_SLABS;
-    return (uint32_t)(some < most ? some : most);
-}
-
-/* What n slots take at most when they are allocated at once: grows with n. */
-static uint64_t experts_bytes_of(uint64_t expert_bytes, uint64_t n_slots)
-{
-    uint64_t bytes;
-    if (!ern_mul_u64(&bytes, n_slots, expert_bytes)) return UINT64_MAX;
-    const uint64_t many = EXPERTS_SLABS + bytes / EXPERTS_SLAB_BYTES;
-    const uint64_t n_slabs = n_slots < many ? n_slots : many;
-    return ern_add_u64(&bytes, bytes, n_slabs * EXPERTS_SLAB_SPARE) ? bytes : UINT64_MAX;
-}
-
-ERN_FN uint64_t ern_experts_slot_bytes(const ern_format *format, uint64_t n_slots)
-{
-    return experts_bytes_of(format->header->expert_bytes, n_slots);
-}
-
-/* The most slots that fit into n_bytes. */
-static uint32_t experts_fit(const ern_experts *e, uint64_t n_bytes)
-{
-    uint32_t low = 0, high = e->n_experts;
-    while (low < high) {
-        const uint32_t middle = low + (high - low + 1) / 2;
-        if (experts_bytes_of(e->expert_bytes, middle) <= n_bytes)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
-}
-
-/* Slots from n on are for nobody any more, those before it for everybody. Under the lock. */
-static void experts_set_usable(ern_experts *e, uint32_t n)
-{
-    const uint32_t most = e->format->header->hparams.moe_k + EXPERTS_FLOOR_SPARE;
-    e->n_usable = n;
-    e->floor = n / e->n_layers < most ? n / e->n_layers : most;
-    for (uint32_t i = n; i < atomic_load(&e->n_slots); i++) {
-        ern_experts_slot *slot = &e->slots[i];
-        experts_unlink(e, i);
-        if (slot->n_pins || slot->state == ERN_EXPERTS_EMPTY) continue;
-        if (slot->state == ERN_EXPERTS_LOADING && !ern_experts_withdraw(e, &slot->job)) continue;
-        experts_empty(e, i);
-    }
-}
-
-static bool experts_all_empty(ern_experts *e, uint32_t from)
-{
-    bool empty = true;
-    ern_experts_lock(e);
-    for (uint32_t i = from; empty && i < atomic_load(&e->n_slots); i++)
-        empty = e->slots[i].state == ERN_EXPERTS_EMPTY;
-    ern_experts_unlock(e);
-    return empty;
-}
-
-/* Give slabs back from the end until at most n slots and n_bytes are left. */
-static void experts_shrink(ern_experts *e, uint32_t n, uint64_t n_bytes)
-{
-    uint32_t n_slots = atomic_load(&e->n_slots), n_slabs = e->n_slabs;
-    uint64_t taken = atomic_load(&e->n_bytes);
-    while (n_slabs && (n_slots > n || taken > n_bytes)) {
-        n_slots -= e->slabs[--n_slabs].n_slots;
-        taken -= ern_aligned_bytes(e->slabs[n_slabs].n_bytes);
-    }
-    if (n_slabs == e->n_slabs) return;
-    ern_experts_lock(e);
-    experts_set_usable(e, n_slots);
-    ern_experts_unlock(e);
-    for (unsigned events = ern_experts_events(e); !experts_all_empty(e, n_slots);
-         events = ern_experts_events(e))
-        ern_experts_wait(e, events, EXPERTS_PATIENCE);
-    ern_experts_lock(e);
-    atomic_store(&e->n_slots, n_slots);
-    ern_experts_unlock(e);
-    for (; e->n_slabs > n_slabs; e->n_slabs--)
-        ern_free_aligned(e->allocator, e->slabs[e->n_slabs - 1].block,
-                         e->slabs[e->n_slabs - 1].n_bytes);
-    atomic_store(&e->n_bytes, taken);
-}
-
-/* One more slab of n slots; false when there is no memory. */
-static bool experts_add_slab(ern_experts *e, uint32_t n)
-{
-    ern_experts_slab slab = { .n_slots = n };
-    const uint32_t first = atomic_load(&e->n_slots);
-    if (e->expert_bytes > (SIZE_MAX - ERN_DISK_ALIGN) / n) return false;
-    slab.n_bytes = n * (size_t)e->expert_bytes + ERN_DISK_ALIGN;
-    slab.block = ern_alloc_filled(e->allocator, slab.n_bytes);
-    if (!slab.block) return false;
-    unsigned char *data = slab.block;
-    data += -(uintptr_t)data % ERN_DISK_ALIGN;
-    for (uint32_t i = 0; i < n; i++) { /* nobody looks beyond n_slots */
-        e->slots[first + i] = (ern_experts_slot){ .job.data = data + i * (size_t)e->expert_bytes };
-        e->ranks[first + i] = (ern_policy_slot){ .empty = true };
-    }
-    e->slabs[e->n_slabs++] = slab;
-    atomic_fetch_add(&e->n_bytes, ern_aligned_bytes(slab.n_bytes));
-    ern_experts_lock(e);
-    atomic_store(&e->n_slots, first + n);
-    experts_set_usable(e, first + n);
-    e->has_events = e->has_work = true;
-    ern_experts_unlock(e);
-    return true;
-}
-
-/* How many slots the next slab has: at most k, up to n in all, within n_bytes. */
-static uint32_t experts_next_slab(const ern_experts *e, uint32_t k, uint32_t n, uint64_t n_bytes)
-{
-    const uint32_t n_slots = atomic_load(&e->n_slots);
-    const uint64_t taken = atomic_load(&e->n_bytes) + EXPERTS_SLAB_SPARE;
-    if (n_slots >= n || taken > n_bytes) return 0;
-    const uint64_t room = (n_bytes - taken) / e->expert_bytes;
-    if (k > n - n_slots) k = n - n_slots;
-    return room < k ? (uint32_t)room : k;
-}
-
-ERN_FN ernie_status ern_experts_resize(ern_experts *e, uint64_t n_bytes, ernie_error *error)
-{
-    const uint32_t n = experts_fit(e, n_bytes), before = atomic_load(&e->n_slots);
-    const uint32_t k = experts_slab_slots(e->expert_bytes, n);
-    const uint64_t taken = atomic_load(&e->n_bytes);
-    experts_shrink(e, n, n_bytes);
-    for (uint32_t more; (more = experts_next_slab(e, k, n, n_bytes)) > 0;) {
-        if (experts_add_slab(e, more)) continue;
-        if (before > n) return ERNIE_OK; /* a few less than would fit, as was asked for */
-        experts_shrink(e, before, taken);
-        return ern_error_set(error, ERNIE_NO_MEMORY,
-                             "no memory for %u experts of %llu bytes on top of %u", (unsigned)more,
-                             (unsigned long long)e->expert_bytes,
-                             (unsigned)atomic_load(&e->n_slots));
-    }
-    return ERNIE_OK;
-}
-
-ERN_FN uint32_t ern_experts_n_slots(const ern_experts *e)
-{
-    return atomic_load(&e->n_slots);
-}
-
-ERN_FN uint64_t ern_experts_bytes(const ern_experts *e)
-{
-    return atomic_load(&e->n_bytes);
 }
 
 /* ---- Beginning and ending ------------------------------------------------------------------ */
@@ -535,11 +376,6 @@ ERN_FN void ern_experts_close(ern_experts *e)
     ern_free_aligned(e->allocator, e, e->block_bytes);
 }
 
-#undef EXPERTS_SLAB_BYTES
-#undef EXPERTS_SLABS
-#undef EXPERTS_SLAB_SPARE
 #undef EXPERTS_READER_BYTES
 #undef EXPERTS_READERS_MAX
-#undef EXPERTS_FLOOR_SPARE
 #undef EXPERTS_AHEAD_TICKS
-#undef EXPERTS_PATIENCE

@@ -1,7 +1,7 @@
 /* What the files of the expert cache (experts*.c) share, and nobody else includes.
  *
- * One lock guards everything but the bytes: those belong to the readers while a slot is LOADING, and
- * to whoever has pinned it once it is READY. */
+ * One lock guards everything but the bytes: those belong to the readers while a slot is LOADING,
+ * and to whoever has pinned it once it is READY. */
 #ifndef ERN_EXPERTS_INNER_H
 #define ERN_EXPERTS_INNER_H
 
@@ -19,9 +19,9 @@ typedef enum ern_experts_state {
 /* One expert to be read. Its pieces are taken in order by whichever readers are free. */
 typedef struct ern_experts_job {
     struct ern_experts_job *before, *after; /* in its queue */
-    unsigned char *data; /* [expert_bytes]; after a failure its first bytes are the sentence */
-    uint32_t expert;     /* number among all experts: moe layer, then expert */
-    uint32_t slot;       /* that it fills; ERN_EXPERTS_NONE: memory of someone else */
+    unsigned char *data;      /* [expert_bytes]; after a failure its first bytes are the sentence */
+    uint32_t expert;          /* number among all experts: moe layer, then expert */
+    uint32_t slot;            /* that it fills; ERN_EXPERTS_NONE: memory of someone else */
     uint32_t n_taken, n_done; /* pieces that a reader has begun, has ended */
     bool demand;              /* someone waits for it */
     bool queued;
@@ -77,8 +77,8 @@ struct ern_experts {
     double io_limit, io_latency;
 
     uint64_t clock;
-    uint32_t floor;       /* experts that a layer keeps from the others */
-    uint32_t n_usable;    /* slots; those after them are being given back */
+    uint32_t floor;    /* experts that a layer keeps from the others */
+    uint32_t n_usable; /* slots; those after them are being given back */
     uint32_t n_slabs;
     atomic_uint n_slots;
     _Atomic uint64_t n_bytes; /* that slabs take */
@@ -113,6 +113,9 @@ ERN_FN void ern_experts_unlock(ern_experts *experts);
 
 /* The rest is called with the lock held. */
 
+/* Nobody will find slot i's expert any more; and slot i, which nobody has pinned, holds nothing. */
+ERN_FN void ern_experts_unlink(ern_experts *experts, uint32_t i);
+ERN_FN void ern_experts_empty(ern_experts *experts, uint32_t i);
 /* Fill the empty slot i with `expert`. */
 ERN_FN void ern_experts_fill(ern_experts *experts, uint32_t i, uint32_t expert, bool demand);
 /* A job is over: its slot becomes READY or FAILED, or empty when nobody wants it. */

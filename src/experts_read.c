@@ -1,9 +1,9 @@
-/* The readers: whose turn it is, pieces, checks, second tries, throttles; and who reads for other ends
- * than slots, the probe and the check of records (experts.h).
+/* The readers: whose turn it is, pieces, checks, second tries, throttles; and who reads for other
+ * ends than slots, the probe and the check of records (experts.h).
  *
  * What someone waits for goes before what is read ahead, in the order it was asked for, and reads
- * ahead begin only while nothing of the former is left to read. An expert is read in pieces so that a
- * single miss occupies several readers; whoever ends the last piece checks the whole. */
+ * ahead begin only while nothing of the former is left to read. An expert is read in pieces so that
+ * a single miss occupies several readers; whoever ends the last piece checks the whole. */
 #include "experts_inner.h"
 
 #define READING_PIECE_BYTES ((uint64_t)2 << 20)
@@ -96,7 +96,8 @@ static ern_experts_job *reading_next(ern_experts *e)
 
 /* ---- Throttles ----------------------------------------------------------------------------- */
 
-/* When a read of n bytes that begins now may have ended at the earliest: all readers share one clock. */
+/* When a read of n bytes that begins now may have ended at the earliest: all readers share one
+ * clock. */
 static double reading_earliest(ern_experts *e, size_t n)
 {
     const double now = ern_seconds();
@@ -177,8 +178,8 @@ static ernie_status reading_again(ern_experts *e, unsigned reader, const ern_exp
     return status;
 }
 
-/* Everything has been read: is it what the record says? The failed job's bytes, which nobody will want
- * any more, keep the sentence. */
+/* Everything has been read: is it what the record says? The failed job's bytes, which nobody will
+ * want any more, keep the sentence. */
 static ernie_status reading_check(ern_experts *e, unsigned reader, ern_experts_job *job)
 {
     const ern_record *r = &e->records[job->expert];
@@ -292,8 +293,8 @@ static void *reading_alloc(ern_experts *e, unsigned n, ern_experts_job *jobs, si
     unsigned char *data = block;
     data += -(uintptr_t)data % ERN_DISK_ALIGN;
     for (unsigned i = 0; i < n; i++)
-        jobs[i] = (ern_experts_job){ .slot = ERN_EXPERTS_NONE,
-                                     .data = data + i * (size_t)expert_bytes };
+        jobs[i] =
+            (ern_experts_job){ .slot = ERN_EXPERTS_NONE, .data = data + i * (size_t)expert_bytes };
     return block;
 }
 
@@ -335,8 +336,8 @@ static void reading_probe_submit(ern_experts *e, reading_probe *probe, ern_exper
     ern_experts_submit(e, job, true);
 }
 
-/* Take what has landed, put something new in its place unless `last`; false when nothing is under way.
- * With the lock held. */
+/* Take what has landed, put something new in its place unless `last`; false when nothing is under
+ * way. With the lock held. */
 static bool reading_probe_turn(ern_experts *e, reading_probe *probe, bool last, ernie_error *error)
 {
     bool any = false;
@@ -352,10 +353,11 @@ static bool reading_probe_turn(ern_experts *e, reading_probe *probe, bool last, 
             probe->n_bytes += e->expert_bytes;
         else if (probe->status == ERNIE_OK)
             probe->status = reading_failure(job, error);
-        if (last || probe->status != ERNIE_OK)
-            job->slot = 0; /* done with */
-        else
-            reading_probe_submit(e, probe, job), any = true;
+        job->slot = 0; /* done with */
+        if (last || probe->status != ERNIE_OK) continue;
+        job->slot = ERN_EXPERTS_NONE;
+        reading_probe_submit(e, probe, job);
+        any = true;
     }
     return any;
 }

@@ -1,6 +1,7 @@
 /* Which experts were in memory, on disk: a header, the experts with how long ago each was used, the
- * latest first, and an XXH3-64 of all of it. A list is a hint: it is read ahead into empty slots, never
- * delays anything and never takes a slot away; what cannot be read is left for its first use to name. */
+ * latest first, and an XXH3-64 of all of it. A list is a hint: it is read ahead into empty slots,
+ * never delays anything and never takes a slot away; what cannot be read is left for its first use
+ * to name. */
 #include "experts_inner.h"
 
 #define WARM_MAGIC   "ERNWARM\x1a"
@@ -84,8 +85,7 @@ static ernie_status warm_write(const ern_experts *e, ern_file_out *file, const w
     ern_hash_add(&hash, entries, n * sizeof *entries);
     const uint64_t checksum = ern_hash_end64(&hash);
     ernie_status status = ern_file_out_write(file, &head, sizeof head, error);
-    if (status == ERNIE_OK)
-        status = ern_file_out_write(file, entries, n * sizeof *entries, error);
+    if (status == ERNIE_OK) status = ern_file_out_write(file, entries, n * sizeof *entries, error);
     if (status == ERNIE_OK) status = ern_file_out_write(file, &checksum, sizeof checksum, error);
     return status;
 }
@@ -180,8 +180,7 @@ static ernie_status warm_read(const ern_experts *e, const char *path, ern_file_i
     uint64_t checksum = 0;
     ern_hash hash;
     ernie_status status = ern_file_in_read(file, &head, sizeof head, error);
-    if (status == ERNIE_OK)
-        status = warm_check_head(e, ern_path_end(path), &head, n_bytes, error);
+    if (status == ERNIE_OK) status = warm_check_head(e, ern_path_end(path), &head, n_bytes, error);
     if (status == ERNIE_OK)
         status = ern_file_in_read(file, entries, head.n * sizeof *entries, error);
     if (status == ERNIE_OK) status = ern_file_in_read(file, &checksum, sizeof checksum, error);
@@ -195,8 +194,8 @@ static ernie_status warm_read(const ern_experts *e, const char *path, ern_file_i
     return ERNIE_OK;
 }
 
-/* The list becomes the readers' to walk. The clock moves on, so that what is listed can have been used
- * before now. */
+/* The list becomes the readers' to walk. The clock moves on, so that what is listed can have been
+ * used before now. */
 static void warm_take_over(ern_experts *e, const warm_entry *entries, uint32_t n)
 {
     uint32_t n_empty = 0, oldest = 0;
@@ -230,8 +229,7 @@ ERN_FN ernie_status ern_experts_load(ern_experts *e, const char *path, ernie_err
                   : ern_error_set(error, ERNIE_NO_MEMORY, "no memory for a list of %u experts",
                                   (unsigned)e->n_experts);
     if (status == ERNIE_OK) status = warm_read(e, path, file, n_bytes, entries, &n, error);
-    if (status == ERNIE_OK)
-        status = warm_check(e, ern_path_end(path), entries, n, seen, error);
+    if (status == ERNIE_OK) status = warm_check(e, ern_path_end(path), entries, n, seen, error);
     if (status == ERNIE_OK) warm_take_over(e, entries, n);
     ern_free(e->allocator, seen, e->n_experts);
     ern_free(e->allocator, entries, e->n_experts * sizeof *entries);

@@ -18,12 +18,12 @@ typedef struct fake_disk {
     size_t n_bytes;
     ern_format format;
     ernie_source source;
-    long permits;          /* reads that may pass; -1: all */
-    unsigned n_blocked;    /* reads that wait for a permit */
-    unsigned n_reads;      /* begun */
+    long permits;       /* reads that may pass; -1: all */
+    unsigned n_blocked; /* reads that wait for a permit */
+    unsigned n_reads;   /* begun */
     uint64_t offset[FAKE_READS_MAX];
-    uint64_t bad_offset;   /* reads of this place ... */
-    long n_fail, n_spoil;  /* ... fail, or give a wrong byte, so many times; -1: always */
+    uint64_t bad_offset;  /* reads of this place ... */
+    long n_fail, n_spoil; /* ... fail, or give a wrong byte, so many times; -1: always */
 } fake_disk;
 
 static inline bool fake_spend(long *n)
@@ -114,7 +114,8 @@ static inline void fake_end(fake_disk *d)
     pthread_mutex_destroy(&d->mutex);
 }
 
-/* Four layers, those from 1 on with eight experts, of which a token needs two. One expert is one piece. */
+/* Four layers, those from 1 on with eight experts, of which a token needs two. An expert is one
+ * piece. */
 static inline ern_hparams fake_hparams(void)
 {
     const test_model_spec spec = { .moe = true };

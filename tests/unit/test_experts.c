@@ -1,5 +1,6 @@
-/* Experts on disk: pins, misses, reads ahead, who gives way, second tries and failures, memory that grows
- * and shrinks, many threads at once. The disk is an ernie_source that blocks, fails and lies on command. */
+/* Experts on disk: pins, misses, reads ahead, who gives way, second tries and failures, memory that
+ * grows and shrinks, many threads at once. The disk is an ernie_source that blocks, fails and lies
+ * on command, and once a file. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -8,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+
+#include <unistd.h>
 
 #include "fake_disk.h"
 #include "test_allocator.h"
@@ -139,7 +142,7 @@ static void the_least_recently_used_gives_way(void **state)
     assert_false(fake_has(e, &small, 1, 1));
     assert_true(fake_has(e, &small, 1, 0) && fake_has(e, &small, 1, 2));
     ern_experts_tick(e);
-    /* A use that does not count leaves 2 the oldest, and 4, which nobody has counted, older still. */
+    /* A use that does not count leaves 2 the oldest, and 4, never counted, older still. */
     fake_use(e, &small, 1, 2, NULL, false);
     fake_use(e, &small, 1, 4, NULL, false);
     assert_false(fake_has(e, &small, 1, 2));
@@ -308,7 +311,8 @@ static void misses_take_slots_from_reads_ahead(void **state)
     fake_permit(&small, -1);
     fake_settle(e);
     assert_int_equal(fake_n_reads(&small), 3);
-    assert_true(fake_has(e, &small, 1, 0) && fake_has(e, &small, 3, 0) && fake_has(e, &small, 3, 1));
+    assert_true(fake_has(e, &small, 1, 0) && fake_has(e, &small, 3, 0)
+                && fake_has(e, &small, 3, 1));
     ern_experts_unpin(e, slot[0], true);
     ern_experts_unpin(e, slot[1], true);
     ern_experts_close(e);
@@ -434,6 +438,69 @@ static void what_cannot_be_opened_is_named(void **state)
     options.path = "/nowhere/x.ernie";
     assert_int_equal(ern_experts_open(&e, &options, &error), ERNIE_IO);
     assert_null(e);
+}
+
+/* ---- A file -------------------------------------------------------------------------------- */
+
+/* The image on disk, as long as it is, with the byte at `flipped` another one (0: none). */
+static void write_image(const char *path, size_t n, uint64_t flipped)
+{
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(small.image, 1, n, file), n);
+    if (flipped) {
+        assert_int_equal(fseek(file, (long)flipped, SEEK_SET), 0);
+        fputc(small.image[flipped] ^ 1, file);
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+static void files_are_read_and_their_damage_named(void **state)
+{
+    (void)state;
+    const char *tmp = getenv("TMPDIR");
+    char path[300];
+    snprintf(path, sizeof path, "%s/ernie-experts-XXXXXX", tmp ? tmp : "/tmp");
+    const int handle = mkstemp(path);
+    assert_true(handle >= 0);
+    close(handle);
+    for (unsigned buffered = 0; buffered < 2; buffered++) {
+        ern_experts_options options = fake_options(&small, 3);
+        const ern_record *r = fake_record(&small, 2, 4);
+        ernie_error error = { ERNIE_OK, "" };
+        const unsigned char *data;
+        ern_experts *e;
+        uint32_t slot;
+        options.source = NULL;
+        options.path = path;
+        options.buffered = buffered;
+        write_image(path, small.n_bytes - 1, 0);
+        assert_int_equal(ern_experts_open(&e, &options, &error), ERNIE_FORMAT);
+        write_image(path, small.n_bytes, 0);
+        e = fake_open_with(&small, &options, 9);
+        for (uint32_t layer = 1; layer < 4; layer++)
+            for (uint32_t x = 0; x < 8; x++) fake_use(e, &small, layer, x, NULL, true);
+
+        static const char *const words[] = { "checksum", "ended at byte" };
+        for (unsigned i = 0; i < 2;
+             i++) {                    /* a byte changes, the file is cut off, while it is open */
+            fake_resize(e, &small, 0); /* nothing is remembered */
+            fake_resize(e, &small, 9);
+            write_image(path, i ? (size_t)r->offset + 5000 : small.n_bytes, i ? 0 : r->offset + 7);
+            assert_int_equal(ern_experts_pin(e, 2, 4, NULL, &slot), ERN_PIN_LOADING);
+            assert_int_equal(fake_await(e, slot, &data, &error), i ? ERNIE_IO : ERNIE_CORRUPT);
+            ern_experts_unpin(e, slot, false);
+            if (!strstr(error.message, words[i]) || !strstr(error.message, "layer 2 expert 4 at"))
+                fail_msg("%s", error.message);
+            fake_use(e, &small, 2, 3, NULL, true);
+        }
+        write_image(path, small.n_bytes, 0);
+        fake_use(e, &small, 2, 4, NULL, true);
+        double rate;
+        assert_int_equal(ern_experts_probe(e, 0.02, NULL, &rate, &error), ERNIE_OK);
+        ern_experts_close(e);
+    }
+    remove(path);
 }
 
 /* ---- Memory -------------------------------------------------------------------------------- */
@@ -639,7 +706,8 @@ static void throttles_slow_down(void **state)
     (void)state;
     const double bytes = 6.0 * (double)small.format.header->expert_bytes;
     assert_true(seconds_for(bytes / 0.2, 0) >= 0.2);
-    assert_true(seconds_for(0, 0.05) >= 0.1); /* six reads by three readers: two after one another */
+    assert_true(seconds_for(0, 0.05)
+                >= 0.1); /* six reads by three readers: two after one another */
     assert_true(seconds_for(bytes / 0.2, 0.05) >= 0.2);
 }
 
@@ -730,8 +798,7 @@ static void crowd_step(crowd *c)
     else if (waits)
         c->n_failed++;
     ern_experts_unpin(c->e, slot, test_random(&c->seed) % 2);
-    if (test_random(&c->seed) % 4 == 0)
-        ern_experts_ahead(c->e, 1 + layer % 3, expert, &c->stats);
+    if (test_random(&c->seed) % 4 == 0) ern_experts_ahead(c->e, 1 + layer % 3, expert, &c->stats);
     if (test_random(&c->seed) % 4 == 0) ern_experts_tick(c->e);
 }
 
@@ -757,8 +824,9 @@ static void many_threads_get_the_right_bytes(void **state)
             assert_int_equal(pthread_create(&threads[i], NULL, crowd_main, &all[i]), 0);
         }
         for (unsigned i = 0; i < 20; i++) {
-            assert_int_equal(ern_experts_resize(e, ern_experts_slot_bytes(&small.format, 1 + i * 7 % 20), NULL),
-                             ERNIE_OK);
+            assert_int_equal(
+                ern_experts_resize(e, ern_experts_slot_bytes(&small.format, 1 + i * 7 % 20), NULL),
+                ERNIE_OK);
             ern_experts_verify(e, small.format.header->n_records - 1 - i, NULL);
             if (i == 10) ern_experts_probe(e, 0.01, NULL, &rate, NULL);
         }
@@ -771,7 +839,8 @@ static void many_threads_get_the_right_bytes(void **state)
             assert_true(s->n_pins == CROWD_STEPS);
         }
         fake_settle(e);
-        for (uint32_t i = 0; i < ern_experts_n_slots(e); i++) assert_int_equal(e->slots[i].n_pins, 0);
+        for (uint32_t i = 0; i < ern_experts_n_slots(e); i++)
+            assert_int_equal(e->slots[i].n_pins, 0);
         ern_experts_close(e);
     }
 }
@@ -795,6 +864,7 @@ int main(void)
         T(failures_name_the_expert),
         T(failures_let_go_leave_nothing),
         T(what_cannot_be_opened_is_named),
+        T(files_are_read_and_their_damage_named),
         T(memory_is_what_was_asked_for),
         T(what_stays_is_kept_and_what_goes_is_forgotten),
         T(shrinking_waits),

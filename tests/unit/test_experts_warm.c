@@ -1,6 +1,6 @@
-/* Lists of experts that were in memory: what was there comes back, the latest used first where slots are
- * few, in the file's order and without delaying or displacing anything; hostile and foreign lists are
- * refused by name and change nothing. */
+/* Lists of experts that were in memory: what was there comes back, the latest used first where
+ * slots are few, in the file's order and without delaying or displacing anything; hostile and
+ * foreign lists are refused by name and change nothing. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -245,7 +245,9 @@ static void refused(ern_experts *e, const list *l, ernie_status expected, const 
     const ernie_status status = ern_experts_load(e, path, &error);
     if (status != expected || (words && !strstr(error.message, words)))
         fail_msg("status %d, \"%s\"", (int)status, error.message);
+    ern_experts_lock(e);
     assert_int_equal(e->warm_at, e->n_experts);
+    ern_experts_unlock(e);
 }
 
 static void bad_lists_are_refused(void **state)
@@ -291,7 +293,9 @@ static void bad_lists_are_refused(void **state)
     seal_list(&bad);
     refused(e, &bad, ERNIE_FORMAT, "a list of 7 experts has 96");
 
-    static const unsigned places[][2] = { { 0, 0 }, { 4, 0 }, { 65535, 0 }, { 1, 8 }, { 1, 65535 } };
+    static const unsigned places[][2] = {
+        { 0, 0 }, { 4, 0 }, { 65535, 0 }, { 1, 8 }, { 1, 65535 }
+    };
     for (size_t i = 0; i < ERN_COUNT(places); i++) { /* layer 0 is dense */
         bad = good;
         put_u16(&bad, HEAD + 2 * ENTRY, places[i][0]);
