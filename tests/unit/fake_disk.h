@@ -18,9 +18,9 @@ typedef struct fake_disk {
     size_t n_bytes;
     ern_format format;
     ernie_source source;
-    long permits;       /* reads that may pass; -1: all */
-    unsigned n_blocked; /* reads that wait for a permit */
-    unsigned n_reads;   /* begun */
+    long permits;      /* reads that may pass; -1: all */
+    unsigned n_reads;  /* begun */
+    unsigned n_passed; /* let through, in the order in which they began */
     uint64_t offset[FAKE_READS_MAX];
     uint64_t bad_offset;  /* reads of this place ... */
     long n_fail, n_spoil; /* ... fail, or give a wrong byte, so many times; -1: always */
@@ -37,12 +37,12 @@ static inline int fake_read(void *user, uint64_t offset, void *buffer, size_t n)
 {
     fake_disk *d = user;
     pthread_mutex_lock(&d->mutex);
-    d->offset[d->n_reads++ % FAKE_READS_MAX] = offset;
-    d->n_blocked++;
-    pthread_cond_broadcast(&d->changed);
-    while (d->permits == 0) pthread_cond_wait(&d->changed, &d->mutex);
+    const unsigned turn = d->n_reads++;
+    d->offset[turn % FAKE_READS_MAX] = offset;
+    while (d->permits == 0 || turn != d->n_passed) pthread_cond_wait(&d->changed, &d->mutex);
     if (d->permits > 0) d->permits--;
-    d->n_blocked--;
+    d->n_passed++;
+    pthread_cond_broadcast(&d->changed); /* the next one's turn */
     const bool bad = offset == d->bad_offset;
     const bool fails = bad && fake_spend(&d->n_fail);
     const bool spoils = bad && !fails && fake_spend(&d->n_spoil);

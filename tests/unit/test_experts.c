@@ -40,7 +40,7 @@ static int calm(void **state)
     fake_disk *disks[2] = { &small, &large };
     for (unsigned i = 0; i < 2; i++) {
         disks[i]->permits = -1;
-        disks[i]->n_reads = disks[i]->n_blocked = 0;
+        disks[i]->n_reads = disks[i]->n_passed = 0;
         disks[i]->bad_offset = 0;
         disks[i]->n_fail = disks[i]->n_spoil = 0;
     }

@@ -45,7 +45,7 @@ static int calm(void **state)
 {
     (void)state;
     disk.permits = -1;
-    disk.n_reads = 0;
+    disk.n_reads = disk.n_passed = 0;
     disk.bad_offset = 0;
     disk.n_fail = disk.n_spoil = 0;
     return 0;
