@@ -37,6 +37,7 @@
 #include "src/os_memory.c"
 #include "src/os.c"
 #include "src/os_file.c"
+#include "src/os_disk.c"
 #include "src/pool.c"
 
 /* ---- Checksums; the file becomes checked tables; text becomes ids --------------------------------------- */
@@ -49,6 +50,9 @@
 #include "src/huge.c"
 #include "src/policy.c"
 #include "src/experts.c"
+#include "src/experts_memory.c"
+#include "src/experts_read.c"
+#include "src/experts_warm.c"
 #include "src/plan.c"
 #include "src/unicode.c"
 #include "src/token.c"
