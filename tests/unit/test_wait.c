@@ -1,6 +1,6 @@
-/* Sleeping on a word, waking, and the lock made of it: with the futex and, built a second time, with
- * the condition variable of systems that have none. No test depends on how long anything takes: a
- * sleeper that nobody wakes sleeps longer than ctest waits. */
+/* Sleeping on a word, waking, and the lock made of it: with the futex and, built a second time,
+ * with the condition variable of systems that have none. No test depends on how long anything
+ * takes: a sleeper that nobody wakes sleeps longer than ctest waits. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -8,12 +8,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
-#ifdef ERNIE_TEST_NO_CMOCKA
-#include "mini_cmocka.h"
-#else
 #include <cmocka.h>
-#endif
 
 #include "../../src/os.c"
 
