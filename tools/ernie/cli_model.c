@@ -115,10 +115,13 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
     ernie_error error;
     if (ernie_session_plan(model, &options, &plan, &error) != ERNIE_OK)
         return cli_fail_error(cli, NULL, &error);
-    const int status = cli_check_memory(cli, &plan);
+    int status = cli_check_memory(cli, &plan);
+    if (status == CLI_OK && wanted->traced)
+        status = cli_trace_begin(cli, model, wanted->only_prompts, &options);
     if (status != CLI_OK) return status;
     if (ernie_session_create(session, model, &options, &error) != ERNIE_OK)
         return cli_fail_error(cli, NULL, &error);
+    if (wanted->traced) cli->trace.session = *session;
     progress_begin(&cli->bar, PROGRESS_TOKENS);
     if (memory) *memory = plan;
     return CLI_OK;
