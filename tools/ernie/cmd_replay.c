@@ -136,9 +136,9 @@ static void replay_print(const replay_state *state)
     output *out = &state->cli->out;
     int n_columns = 0;
     for (size_t p = 0; p < ERN_N_REPLAYS; p++) n_columns += state->wants[p];
-    output_print(out, "%-11s%u layers of %u experts, %u for a token\n",
-                 head->name[0] ? head->name : "model", head->n_layers, head->n_experts,
-                 head->moe_k);
+    output_print(out, "%-11s%u layer%s of %u experts, %u for a token\n",
+                 head->name[0] ? head->name : "model", head->n_layers,
+                 head->n_layers == 1 ? "" : "s", head->n_experts, head->moe_k);
     replay_print_choices(out, "decoded", trace->n_decoded, &state->decoded);
     replay_print_choices(out, "prompt", trace->n_prompt, &state->prompt);
     output_print(out, "\n%8s%10s  %*s  %*s\n%8s%10s", "", "", 9 * n_columns, "in memory, decoded",
