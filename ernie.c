@@ -37,6 +37,7 @@
 #include "src/os_memory.c"
 #include "src/os.c"
 #include "src/os_file.c"
+#include "src/os_disk.c"
 #include "src/pool.c"
 
 /* ---- Checksums; the file becomes checked tables; text becomes ids --------------------------------------- */
@@ -48,6 +49,11 @@
 #include "src/kv.c"
 #include "src/huge.c"
 #include "src/policy.c"
+#include "src/experts.c"
+#include "src/experts_memory.c"
+#include "src/experts_read.c"
+#include "src/experts_warm.c"
+#include "src/plan.c"
 #include "src/unicode.c"
 #include "src/token.c"
 #include "src/token_normal.c"
@@ -65,6 +71,7 @@
 #include "backends/cpu/cpu_state.c"
 #include "backends/cpu/cpu_attention.c"
 #include "backends/cpu/cpu_ffn.c"
+#include "backends/cpu/cpu_stream.c"
 #include "backends/cpu/cpu_moe.c"
 #include "backends/cpu/cpu.c"
 

@@ -159,6 +159,10 @@ typedef struct ernie_source {
 /* ---- Model --------------------------------------------------------------------------------- */
 
 typedef struct ernie_model ernie_model;
+struct ernie_session_options;
+struct ernie_stream_options;
+
+#define ERNIE_MEMORY_UNLIMITED UINT64_MAX
 
 typedef struct ernie_model_options {
     uint32_t size;                    /* set by the initialiser */
@@ -177,12 +181,45 @@ typedef struct ernie_model_options {
                                than AT_MINSIGSTKSZ (about 11 KiB) in this process */
     const char *backend;    /* NULL or "auto", "cpu" */
     bool no_copy;           /* a mapped file stays in its mapping: see ernie_model_open */
+    uint64_t memory; /* bytes that the model and all of its sessions may take, everything counted:
+                        weights, keys and values, scratch, experts kept, buffers. 0: what the machine
+                        (or its control group) has available less a reserve, looked at for models with
+                        experts only; ERNIE_MEMORY_UNLIMITED: no ceiling, nothing streamed */
+    const struct ernie_session_options *session; /* the session that memory is planned for while
+                                                    opening; NULL: defaults. Not kept */
+    const struct ernie_stream_options *stream; /* how experts come from disk; NULL: defaults. Not kept */
 } ernie_model_options;
 
 #ifndef __cplusplus
 #define ERNIE_MODEL_OPTIONS_INIT { .size = (uint32_t)sizeof(ernie_model_options) }
 #endif
 ERNIE_API ernie_model_options ernie_model_options_init(void);
+
+/* Which expert gives way to another one. */
+typedef enum ernie_stream_policy {
+    ERNIE_STREAM_LRU = 0,  /* the one used longest ago */
+    ERNIE_STREAM_LFRU = 1, /* by age in steps that double; among equals the one used less often */
+    ERNIE_STREAM_FORCE_INT = 0x7fffffff
+} ernie_stream_policy;
+
+/* How experts come from disk when a model does not fit. None of it changes results. */
+typedef struct ernie_stream_options {
+    uint32_t size;
+    uint32_t n_readers;  /* threads that read, 1 .. 64; 0: 4 */
+    bool buffered;       /* read through the system's page cache; without: past it, where that works */
+    bool look_ahead;     /* between two misses read what the next layer will probably choose */
+    ernie_stream_policy policy;
+    uint64_t io_limit;       /* bytes a second that reading is held to; 0: none. For measurements */
+    uint32_t io_latency_us;  /* microseconds added to each read. For measurements */
+    const char *warm_path;   /* file with the set of experts that memory held last: read when the first
+                                session is created, written when the model is closed; what is wrong
+                                with it is logged and otherwise ignored. NULL: none */
+} ernie_stream_options;
+
+#ifndef __cplusplus
+#define ERNIE_STREAM_OPTIONS_INIT { .size = (uint32_t)sizeof(ernie_stream_options) }
+#endif
+ERNIE_API ernie_stream_options ernie_stream_options_init(void);
 
 /* Open the model file at `path`. The file is mapped; nothing but the header, the index and the
  * tokenizer is read, so opening takes milliseconds whatever the size.
@@ -196,6 +233,12 @@ ERNIE_API ernie_model_options ernie_model_options_init(void);
  *
  *   out      receives the model; NULL after any failure
  *   options  NULL for defaults
+ *
+ * A model with experts that does not fit into options.memory is streamed: all but the routed experts is
+ * read into memory now, the experts are read when they are chosen, and as many as fit are kept (from
+ * the first session on, which takes its own memory first). Results are the same to the last bit. The
+ * file must stay as it is while the model is open. A model without experts, or one that cannot work
+ * even so, is refused with ERNIE_NO_MEMORY and the least that works.
  *
  * Returns ERNIE_OK, ERNIE_INVALID (NULL argument, options without a size), ERNIE_IO (cannot be opened
  * or read), ERNIE_FORMAT (not a model file, or its numbers contradict each other), ERNIE_CORRUPT (a
@@ -257,8 +300,11 @@ typedef struct ernie_model_info {
     uint64_t bytes_per_token;       /* weight bytes read to decode one token at context zero */
     uint8_t id[16];                 /* identity: changes when any weight changes */
     const char *pages;              /* where the weights lie now: "mapped", "mapped, huge pages",
-                                       "copying" (to huge pages), "copied", or "memory" (read in or
-                                       the application's) */
+                                       "copying" (to huge pages), "copied", "memory" (read in or
+                                       the application's), or "streamed" (experts on disk) */
+    uint64_t expert_bytes;      /* of one expert as it is read from disk; 0 without experts */
+    uint32_t n_moe_layers;      /* layers with experts */
+    bool streams;               /* experts come from disk */
 } ernie_model_info;
 
 /* Fill `info` (whose `size` the caller has set to sizeof *info; fields beyond it, and beyond what this
@@ -282,6 +328,14 @@ typedef struct ernie_record_info {
 ERNIE_API size_t ernie_model_record_count(const ernie_model *model);
 ERNIE_API ernie_status ernie_model_record(const ernie_model *model, size_t index,
                                           ernie_record_info *info);
+
+/* How fast experts can be read from this model's file, read as streaming reads them, for about
+ * `seconds` (0.01 to 60); *bytes_per_second receives the rate. Returns ERNIE_OK, ERNIE_INVALID,
+ * ERNIE_UNSUPPORTED (the model is not streamed), ERNIE_IO, ERNIE_NO_MEMORY, ERNIE_CANCELLED (*cancel,
+ * which may be NULL, was set). Any thread. */
+ERNIE_API ernie_status ernie_model_read_rate(const ernie_model *model, double seconds,
+                                             const ernie_cancel *cancel, double *bytes_per_second,
+                                             ernie_error *error);
 
 /* Check every checksum of the file: header, sections, each tensor, each expert. Reads all of it.
  * Returns ERNIE_OK, ERNIE_CORRUPT (names the first damaged record and its offset), ERNIE_FORMAT (the
@@ -430,7 +484,8 @@ typedef void (*ernie_route_fn)(uint32_t layer, uint32_t n_tokens, uint32_t moe_k
 typedef struct ernie_session_options {
     uint32_t size;
     uint32_t n_ctx;        /* tokens of context; 0: the smaller of 4096 and the model's limit */
-    uint32_t n_batch;      /* prompt tokens per forward step; 0: 512 */
+    uint32_t n_batch;      /* prompt tokens per forward step; 0: 512, or more where experts are
+                              streamed: each is then read once a step */
     uint32_t n_threads;    /* 0: one per physical core that this process may use. Every phase waits
                               for its slowest thread: give fewer where other work takes cores */
     ernie_kv_type kv_type; /* cache of keys and values */
@@ -452,6 +507,11 @@ typedef struct ernie_memory {
     uint64_t scratch_bytes; /* activations, logits and all else */
     uint64_t total_bytes;   /* exactly what ernie_session_create asks the allocator for */
     uint64_t weight_bytes;  /* the model's file, mapped and shared by all sessions */
+    uint32_t n_ctx, n_batch; /* that the session would have */
+    uint64_t ceiling_bytes; /* ernie_model_options.memory, or what it stood for; UINT64_MAX: none */
+    uint64_t held_bytes;    /* that the model and its sessions hold now, experts on slots not counted */
+    uint32_t n_slots;       /* experts that memory would have room for beside this session */
+    uint32_t n_slots_min;   /* and has to have room for; both 0 where nothing is streamed */
 } ernie_memory;
 
 /* Fill `memory` with what a session with these options would use; nothing is spent, and fields beyond
@@ -463,7 +523,8 @@ ERNIE_API ernie_status ernie_session_plan(const ernie_model *model,
                                           ernie_memory *memory, ernie_error *error);
 
 /* Create a session. All of its memory is allocated here; feeding, sampling and generating allocate
- * nothing (ask, save and load take working memory and give it back).
+ * nothing (ask, save and load take working memory and give it back). Where the model has a ceiling, the
+ * session must fit under it; a streamed model gives experts' memory up for it.
  * Returns ERNIE_OK, ERNIE_INVALID, ERNIE_NO_MEMORY (names the bytes), ERNIE_UNSUPPORTED.
  * After failure *out is NULL. Any thread; afterwards one thread per session at a time. */
 ERNIE_API ernie_status ernie_session_create(ernie_session **out, const ernie_model *model,
@@ -487,8 +548,10 @@ ERNIE_API ernie_status ernie_session_fork(ernie_session **out, ernie_session *se
  *   n        1 .. ernie_session_room(session)
  *
  * Returns ERNIE_OK, ERNIE_INVALID (an id out of range, n of 0), ERNIE_FULL (n exceeds the room; names
- * both), ERNIE_CANCELLED. After any failure the session holds the tokens it held before the call;
- * after ERNIE_CANCELLED its logits are gone until the next feed, otherwise they are as they were.
+ * both), ERNIE_CANCELLED and, where experts come from disk, ERNIE_IO or ERNIE_CORRUPT (names layer,
+ * expert and offset; the next call tries again). After any failure the session holds the tokens it held before the call;
+ * after ERNIE_CANCELLED, ERNIE_IO and ERNIE_CORRUPT its logits are gone until the next feed, otherwise
+ * they are as they were.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_feed(ernie_session *session, const int32_t *tokens, size_t n,
                                           ernie_error *error);
@@ -509,6 +572,26 @@ ERNIE_API ernie_status ernie_session_sync(ernie_session *session, const int32_t 
  * has been fed since creation, a rewind, or a failure that takes them. Valid until the next call that
  * changes the session. */
 ERNIE_API const float *ernie_session_logits(const ernie_session *session);
+
+/* What a session has asked of the experts of a streamed model; sums since the session was created. All 0
+ * for other models. */
+typedef struct ernie_stream_stats {
+    uint32_t size;         /* set by the caller to sizeof(ernie_stream_stats) */
+    uint32_t n_slots;      /* experts that memory has room for now */
+    uint64_t n_used;       /* times that an expert was needed: in decoding layers x moe_k a token */
+    uint64_t n_hits;       /* of these, the expert was in memory, */
+    uint64_t n_joined;     /* was on its way, */
+    uint64_t n_misses;     /* or had to be read */
+    uint64_t n_ahead;      /* experts read ahead, */
+    uint64_t n_ahead_used; /* of which so many were needed */
+    uint64_t bytes_read;
+    double wait_seconds;   /* that computing stood still for the disk */
+    double disk_seconds;   /* that the disk was busy, for all sessions of the model */
+} ernie_stream_stats;
+
+/* Fill `stats`. Returns ERNIE_OK or ERNIE_INVALID. Thread: one thread per session. */
+ERNIE_API ernie_status ernie_session_stream_stats(const ernie_session *session,
+                                                  ernie_stream_stats *stats);
 
 ERNIE_API size_t ernie_session_length(const ernie_session *session); /* tokens held */
 ERNIE_API size_t ernie_session_room(const ernie_session *session);   /* tokens that still fit */

@@ -6,6 +6,7 @@
 #ifndef ERN_BACKEND_H
 #define ERN_BACKEND_H
 
+#include "../src/experts.h"
 #include "../src/kv.h"
 #include "../src/weights.h"
 
@@ -18,6 +19,8 @@ typedef struct ern_backend_options {
     const char *cpu; /* instruction set, NULL for the best */
     const ernie_allocator *allocator;
     const ern_log *log;
+    ern_experts *experts; /* where the experts are to be had; NULL: in the weights' bytes */
+    bool look_ahead;      /* read what the next layer will likely choose */
 } ern_backend_options;
 
 typedef struct ern_state_options {
@@ -85,12 +88,16 @@ typedef struct ern_backend_ops {
     void (*moe)(ern_backend_state *state, uint32_t i_layer, const ern_layer *layer);
     /* logits = Whead rmsnorm(x) */
     void (*head)(ern_backend_state *state, const float *norm, const ern_matrix *head);
-    /* Run what was recorded. ERNIE_OK or ERNIE_CANCELLED. */
+    /* Run what was recorded. ERNIE_OK, ERNIE_CANCELLED, or why an expert could not be read: ERNIE_IO,
+     * ERNIE_CORRUPT. */
     ernie_status (*submit)(ern_backend_state *state, ernie_error *error);
 
     /* Places inside the state that hold the above until the next submit; the state was opened with
      * keep_inputs. NULL when the backend does not offer it. */
     void (*inputs)(ern_backend_state *state, ern_inputs *inputs);
+
+    /* What the state has asked of the experts so far; zeros where they are in memory. */
+    void (*experts_stats)(const ern_backend_state *state, ern_experts_stats *stats);
 
     /* Keys and values of one layer, positions 0 .. n - 1, as rows of the cache's type (kv.h):
      * [n_kv_heads][n] keys, then as many values. */

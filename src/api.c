@@ -40,6 +40,11 @@ ERNIE_API void ernie_cancel_clear(ernie_cancel *cancel)
     api_set_flag(cancel, 0);
 }
 
+ERNIE_API ernie_stream_options ernie_stream_options_init(void)
+{
+    return (ernie_stream_options)ERNIE_STREAM_OPTIONS_INIT;
+}
+
 ERNIE_API ernie_model_options ernie_model_options_init(void)
 {
     return (ernie_model_options)ERNIE_MODEL_OPTIONS_INIT;
@@ -57,15 +62,35 @@ ERNIE_API ernie_sampling ernie_sampling_init(void)
 
 /* ---- Model --------------------------------------------------------------------------------- */
 
+static ernie_status api_stream_options(ernie_stream_options *o, const ernie_stream_options *given,
+                                       ernie_error *error)
+{
+    const ernie_status status =
+        ern_options_copy(o, sizeof *o, given, "ernie_stream_options", error);
+    if (status != ERNIE_OK) return status;
+    ERN_FAIL_IF(o->n_readers > 64, error, ERNIE_INVALID, "%u readers exceed the limit of 64",
+                o->n_readers);
+    ERN_FAIL_IF((unsigned)o->policy > ERNIE_STREAM_LFRU, error, ERNIE_INVALID,
+                "streaming policy %u is unknown; known are 0 and 1", (unsigned)o->policy);
+    return ERNIE_OK;
+}
+
 static ernie_status api_model_open(ernie_model **out, const char *path, const void *memory,
                                    size_t memory_bytes, const ernie_source *source,
                                    const ernie_model_options *options, ernie_error *error)
 {
     ernie_model_options o = ERNIE_MODEL_OPTIONS_INIT;
+    ernie_session_options session = ERNIE_SESSION_OPTIONS_INIT;
+    ernie_stream_options stream = ERNIE_STREAM_OPTIONS_INIT;
     *out = NULL;
-    const ernie_status status =
-        ern_options_copy(&o, sizeof o, options, "ernie_model_options", error);
+    ernie_status status = ern_options_copy(&o, sizeof o, options, "ernie_model_options", error);
+    if (status == ERNIE_OK)
+        status = ern_options_copy(&session, sizeof session, o.session, "ernie_session_options",
+                                  error);
+    if (status == ERNIE_OK) status = api_stream_options(&stream, o.stream, error);
     if (status != ERNIE_OK) return status;
+    o.session = &session;
+    o.stream = &stream;
     ERN_FAIL_IF(o.allocator && !o.allocator->resize, error, ERNIE_INVALID,
                 "the allocator has no resize function");
     return ern_model_open(out, path, memory, memory_bytes, source, &o, error);
@@ -120,6 +145,19 @@ ERNIE_API ernie_status ernie_model_get_info(const ernie_model *model, ernie_mode
     ern_model_info(model, &full);
     api_give(info, &full, sizeof full, info->size);
     return ERNIE_OK;
+}
+
+ERNIE_API ernie_status ernie_model_read_rate(const ernie_model *model, double seconds,
+                                             const ernie_cancel *cancel, double *bytes_per_second,
+                                             ernie_error *error)
+{
+    API_NEED(model, error);
+    API_NEED(bytes_per_second, error);
+    ERN_FAIL_IF(!(seconds >= 0.01 && seconds <= 60), error, ERNIE_INVALID,
+                "reading for %g seconds was asked for; 0.01 to 60 can be had", seconds);
+    ERN_FAIL_IF(!model->experts, error, ERNIE_UNSUPPORTED,
+                "the model is in memory: nothing is read from disk");
+    return ern_experts_probe(model->experts, seconds, cancel, bytes_per_second, error);
 }
 
 ERNIE_API size_t ernie_model_record_count(const ernie_model *model)
@@ -405,6 +443,16 @@ ERNIE_API ernie_status ernie_session_sync(ernie_session *session, const int32_t 
 ERNIE_API const float *ernie_session_logits(const ernie_session *session)
 {
     return session && session->has_logits ? session->logits : NULL;
+}
+
+ERNIE_API ernie_status ernie_session_stream_stats(const ernie_session *session,
+                                                  ernie_stream_stats *stats)
+{
+    ernie_stream_stats full = { 0 };
+    if (!session || !stats || stats->size < sizeof stats->size) return ERNIE_INVALID;
+    ern_session_stream_stats(session, &full);
+    api_give(stats, &full, sizeof full, stats->size);
+    return ERNIE_OK;
 }
 
 ERNIE_API size_t ernie_session_length(const ernie_session *session)

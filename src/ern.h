@@ -101,6 +101,20 @@ ERN_FN void ern_log_write(const ern_log *log, ernie_log_level level, const char 
 
 ERN_FN const ernie_allocator *ern_allocator_default(void);
 
+/* Another allocator's memory, counted: `allocator` is what to use, `bytes` what is out at the moment.
+ * The meter stays where it is while blocks are out. */
+typedef struct ern_meter {
+    ernie_allocator allocator;
+    ernie_allocator inner;
+    atomic_uint_fast64_t bytes;
+} ern_meter;
+
+ERN_FN void ern_meter_begin(ern_meter *meter, const ernie_allocator *inner);
+ERN_FN uint64_t ern_meter_bytes(ern_meter *meter);
+
+/* Does memory of this allocator, metered or not, come straight from the C library? */
+ERN_FN bool ern_allocator_is_default(const ernie_allocator *allocator);
+
 /* Plain blocks. ern_alloc gives uninitialised memory, ern_alloc_zero zeroed. Free needs the size. */
 ERN_FN void *ern_alloc(const ernie_allocator *allocator, size_t size);
 ERN_FN void *ern_alloc_zero(const ernie_allocator *allocator, size_t size);

@@ -103,12 +103,12 @@ ERN_FN void ern_experts_wait(ern_experts *experts, unsigned events, double secon
 /* ---- The disk's speed, the file's checks ---------------------------------------------------- */
 
 /* Read experts from all over the file for about `seconds`, as misses are read, into memory of their own;
- * *rate receives bytes a second. ERNIE_IO, ERNIE_NO_MEMORY, ERNIE_CANCELLED. */
+ * *rate receives bytes a second. ERNIE_IO, ERNIE_CORRUPT, ERNIE_NO_MEMORY, ERNIE_CANCELLED. */
 ERN_FN ernie_status ern_experts_probe(ern_experts *experts, double seconds,
                                       const ernie_cancel *cancel, double *rate, ernie_error *error);
 
-/* Check expert records one after the other as ern_format_verify_record does, reading each anew.
- * i_record: of the index. Allocates one slot's bytes. */
+/* Check the expert record i_record of the index, reading it anew, as a miss does: ERNIE_CORRUPT or
+ * ERNIE_IO after a second try, with a sentence as ern_experts_get's. Allocates one slot's bytes. */
 ERN_FN ernie_status ern_experts_verify(ern_experts *experts, uint32_t i_record, ernie_error *error);
 
 /* Seconds that at least one read was under way, since opening. */
@@ -120,8 +120,9 @@ ERN_FN double ern_experts_busy_seconds(ern_experts *experts);
 ERN_FN ernie_status ern_experts_save(ern_experts *experts, const char *path, ernie_error *error);
 
 /* Read ahead, in the file's order, what `path` lists and slots have room for, the latest used first
- * where not all fit. A list of another model or a damaged one is refused (ERNIE_MISMATCH,
- * ERNIE_FORMAT, ERNIE_CORRUPT, ERNIE_IO) and changes nothing. */
+ * where not all fit. Only into empty slots and only while no miss is queued or being read. A list of
+ * another model or a damaged one is refused (ERNIE_MISMATCH, ERNIE_FORMAT, ERNIE_CORRUPT, ERNIE_IO;
+ * ERNIE_NO_MEMORY) and changes nothing. */
 ERN_FN ernie_status ern_experts_load(ern_experts *experts, const char *path, ernie_error *error);
 
 #endif

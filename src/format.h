@@ -407,11 +407,12 @@ ERN_FN ernie_status ern_format_read(ern_format *format, const unsigned char *dat
 ERN_FN ernie_status ern_format_verify_record(const ern_format *format, uint32_t i,
                                              const ernie_cancel *cancel, ernie_error *error);
 
-/* Check that every byte which no checksum covers is zero: gaps between sections and records, the
- * padding of experts. With ern_format_read and ern_format_verify_record on every record this covers
+/* Check that every byte before `end` which no checksum covers is zero: gaps between sections and
+ * records, the padding of experts (`end` is the file's length, or where its experts begin and with
+ * them whoever reads those is left to check their padding). With ern_format_read and ern_format_verify_record on every record this covers
  * each byte of the file. Files of a newer version may hold things there: they pass. Statuses as
  * above. */
-ERN_FN ernie_status ern_format_verify_gaps(const ern_format *format, const ernie_cancel *cancel,
-                                           ernie_error *error);
+ERN_FN ernie_status ern_format_verify_gaps(const ern_format *format, uint64_t end,
+                                           const ernie_cancel *cancel, ernie_error *error);
 
 #endif

@@ -565,15 +565,15 @@ static const ern_section *reader_next_section(const ern_header *h, uint64_t at)
     return next;
 }
 
-ERN_FN ernie_status ern_format_verify_gaps(const ern_format *format, const ernie_cancel *cancel,
-                                           ernie_error *error)
+ERN_FN ernie_status ern_format_verify_gaps(const ern_format *format, uint64_t end,
+                                           const ernie_cancel *cancel, ernie_error *error)
 {
     const ern_header *h = format->header;
     const uint32_t n_experts = ern_n_moe_layers(&h->hparams) * h->hparams.n_experts;
     const uint32_t n_resident = h->n_records - n_experts;
     uint64_t at = ERN_HEADER_BYTES;
     if (!reader_knows_all(h)) return ERNIE_OK;
-    for (const ern_section *s; (s = reader_next_section(h, at)) != NULL;
+    for (const ern_section *s; (s = reader_next_section(h, at)) != NULL && s->offset < end;
          at = s->offset + s->n_bytes) {
         ernie_status status = reader_verify_zero(format, at, s->offset, cancel, error);
         if (status == ERNIE_OK && s == &h->section[ERN_SECTION_RESIDENT])
@@ -582,7 +582,7 @@ ERN_FN ernie_status ern_format_verify_gaps(const ern_format *format, const ernie
             status = reader_verify_section(format, s, n_resident, h->n_records, cancel, error);
         if (status != ERNIE_OK) return status;
     }
-    return reader_verify_zero(format, at, format->n_bytes, cancel, error);
+    return reader_verify_zero(format, at, end, cancel, error);
 }
 
 #undef READER_VERIFY_PIECE

@@ -13,6 +13,13 @@ ERN_FN size_t ern_kv_value_bytes(ern_kv kv, size_t head_dim)
     }
 }
 
+ERN_FN ern_kv ern_kv_of(ernie_kv_type type)
+{
+    if (type == ERNIE_KV_Q8) return ERN_KV_Q8;
+    if (type == ERNIE_KV_Q4) return ERN_KV_Q4;
+    return type == ERNIE_KV_F32 ? ERN_KV_F32 : ERN_KV_F16;
+}
+
 ERN_FN size_t ern_kv_key_bytes(ern_kv kv, size_t head_dim)
 {
     return ern_kv_value_bytes(kv, head_dim) + (kv == ERN_KV_Q4 ? 4 * ern_kv_blocks(head_dim) : 0);

@@ -33,6 +33,8 @@
 /* As in session files: values stay, new ones are appended. */
 typedef enum ern_kv { ERN_KV_F16, ERN_KV_F32, ERN_KV_Q8, ERN_KV_Q4, ERN_N_KV } ern_kv;
 
+ERN_FN ern_kv ern_kv_of(ernie_kv_type type); /* of what an application asks for, checked */
+
 static ERN_INLINE bool ern_kv_quantized(ern_kv kv) { return kv == ERN_KV_Q8 || kv == ERN_KV_Q4; }
 
 static ERN_INLINE size_t ern_kv_blocks(size_t head_dim)

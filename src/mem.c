@@ -22,6 +22,39 @@ ERN_FN const ernie_allocator *ern_allocator_default(void)
     return &mem_c_allocator;
 }
 
+/* ---- The meter ----------------------------------------------------------------------------- */
+
+static void *mem_meter_resize(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    ern_meter *meter = user;
+    void *block = meter->inner.resize(meter->inner.user, ptr, old_size, new_size);
+    if (new_size && !block) return NULL; /* what there was stays */
+    atomic_fetch_add_explicit(&meter->bytes, new_size, memory_order_relaxed);
+    if (ptr) atomic_fetch_sub_explicit(&meter->bytes, old_size, memory_order_relaxed);
+    return block;
+}
+
+ERN_FN void ern_meter_begin(ern_meter *meter, const ernie_allocator *inner)
+{
+    meter->inner = *inner;
+    meter->allocator = (ernie_allocator){ mem_meter_resize, meter };
+    atomic_init(&meter->bytes, 0);
+}
+
+ERN_FN uint64_t ern_meter_bytes(ern_meter *meter)
+{
+    return atomic_load_explicit(&meter->bytes, memory_order_relaxed);
+}
+
+ERN_FN bool ern_allocator_is_default(const ernie_allocator *allocator)
+{
+    if (allocator->resize == mem_meter_resize)
+        allocator = &((const ern_meter *)allocator->user)->inner;
+    return allocator->resize == mem_c_resize;
+}
+
+/* ---- Blocks -------------------------------------------------------------------------------- */
+
 /* To the allocator a size of 0 means "free", so an empty block is asked for as one byte. */
 static size_t mem_size(size_t size)
 {

@@ -4,6 +4,8 @@
 
 #include "../backends/backend.h"
 
+#define MODEL_READERS 4u /* threads that read experts, unless told otherwise */
+
 /* ---- Description ---------------------------------------------------------------------------- */
 
 /* "embedding w8, attention w4, experts w4": the type of the first record of each class. */
@@ -27,46 +29,188 @@ static void model_describe_types(ernie_model *m)
 
 /* ---- Opening ------------------------------------------------------------------------------- */
 
-static ernie_status model_read_source(ernie_model *m, const ernie_source *source,
-                                      const ernie_model_options *o, ernie_error *error)
+/* Where a model's bytes come from: exactly one of the three. */
+typedef struct model_origin {
+    const char *path;
+    const ernie_source *source;
+    const void *memory;
+    size_t memory_bytes;
+} model_origin;
+
+static ernie_status model_told(const ernie_model_options *o, uint64_t done, uint64_t n_bytes,
+                               ernie_error *error)
 {
-    const size_t piece = (size_t)4 << 20;
-    ERN_FAIL_IF(source->n_bytes == 0 || source->n_bytes > SIZE_MAX - ERN_CACHE_LINE, error,
-                ERNIE_FORMAT, "a source of %llu bytes holds no model",
-                (unsigned long long)source->n_bytes);
-    unsigned char *data = ern_alloc_filled(&m->allocator, (size_t)source->n_bytes);
-    ERN_FAIL_IF(!data, error, ERNIE_NO_MEMORY, "no memory for a model of %llu bytes",
-                (unsigned long long)source->n_bytes);
-    m->view = (ern_file_view){ data, source->n_bytes, false, &m->allocator };
-    for (uint64_t at = 0; at < source->n_bytes; at += piece) {
-        const size_t n = (size_t)(source->n_bytes - at < piece ? source->n_bytes - at : piece);
-        ERN_FAIL_IF(source->read(source->user, at, data + at, n) != 0, error, ERNIE_IO,
-                    "the source failed to read %zu bytes at offset %llu of %llu", n,
-                    (unsigned long long)at, (unsigned long long)source->n_bytes);
-        const bool stop =
-            o->progress && o->progress("reading", at + n, source->n_bytes, o->progress_user) != 0;
-        ERN_FAIL_IF(stop || ern_cancelled(o->cancel), error, ERNIE_CANCELLED,
-                    "cancelled after reading %llu of %llu bytes", (unsigned long long)(at + n),
-                    (unsigned long long)source->n_bytes);
-    }
+    const bool stop = o->progress && o->progress("reading", done, n_bytes, o->progress_user) != 0;
+    ERN_FAIL_IF(stop || ern_cancelled(o->cancel), error, ERNIE_CANCELLED,
+                "cancelled after reading %llu of %llu bytes", (unsigned long long)done,
+                (unsigned long long)n_bytes);
     return ERNIE_OK;
 }
 
-static ernie_status model_open_bytes(ernie_model *m, const char *path, const void *memory,
-                                     size_t memory_bytes, const ernie_source *source,
+static ernie_status model_read_piece(const ernie_source *source, uint64_t at, void *data, size_t n,
+                                     ernie_error *error)
+{
+    ERN_FAIL_IF(source->read(source->user, at, data, n) != 0, error, ERNIE_IO,
+                "the source failed to read %zu bytes at offset %llu of %llu", n,
+                (unsigned long long)at, (unsigned long long)source->n_bytes);
+    return ERNIE_OK;
+}
+
+/* The first n_bytes into memory of the model, from the source or from the file that `in` has open at its
+ * beginning. */
+static ernie_status model_read_in(ernie_model *m, const ernie_source *source, ern_file_in *in,
+                                  uint64_t n_bytes, const ernie_model_options *o,
+                                  ernie_error *error)
+{
+    const size_t piece = (size_t)4 << 20;
+    ernie_status status = ERNIE_OK;
+    ERN_FAIL_IF(n_bytes == 0 || n_bytes > SIZE_MAX - ERN_CACHE_LINE, error, ERNIE_FORMAT,
+                "a source of %llu bytes holds no model", (unsigned long long)n_bytes);
+    unsigned char *data = ern_alloc_filled(&m->allocator, (size_t)n_bytes);
+    ERN_FAIL_IF(!data, error, ERNIE_NO_MEMORY, "no memory for a model's %llu bytes",
+                (unsigned long long)n_bytes);
+    m->view = (ern_file_view){ data, n_bytes, false, &m->allocator };
+    for (uint64_t at = 0; at < n_bytes && status == ERNIE_OK; at += piece) {
+        const size_t n = (size_t)(n_bytes - at < piece ? n_bytes - at : piece);
+        status = source ? model_read_piece(source, at, data + at, n, error)
+                        : ern_file_in_read(in, data + at, n, error);
+        if (status == ERNIE_OK) status = model_told(o, at + n, n_bytes, error);
+    }
+    return status;
+}
+
+static unsigned model_n_readers(const ernie_stream_options *o)
+{
+    return o->n_readers ? o->n_readers : MODEL_READERS;
+}
+
+static ernie_status model_plan(ernie_model *m, const ern_header *header, uint64_t n_bytes,
+                               const ernie_model_options *o, ern_plan *plan, ernie_error *error)
+{
+    const ernie_session_options *session = o->session;
+    const ern_plan_session wanted = { .n_ctx = session ? session->n_ctx : 0,
+                                      .n_batch = session ? session->n_batch : 0,
+                                      .kv_type =
+                                          session ? session->kv_type : ERNIE_KV_DEFAULT };
+    const ernie_status status = ern_plan_make(plan, header, n_bytes, o->memory, &wanted,
+                                              model_n_readers(o->stream), error);
+    m->ceiling = plan->ceiling;
+    m->streams = plan->streams;
+    if (status == ERNIE_OK && plan->streams)
+        ern_log_write(&m->log, ERNIE_LOG_INFO,
+                      "%.2f GB of weights do not fit into %.2f GB: %.2f GB are resident, experts "
+                      "come from disk",
+                      1e-9 * (double)n_bytes, 1e-9 * (double)plan->ceiling,
+                      1e-9 * (double)plan->resident_bytes);
+    return status;
+}
+
+/* The header decides how the rest is held. */
+static ernie_status model_open_path(ernie_model *m, const char *path, const ernie_model_options *o,
+                                    ernie_error *error)
+{
+    ern_header header;
+    ern_file_in *in = NULL;
+    uint64_t n_bytes = 0;
+    ern_plan plan = { .ceiling = ERN_PLAN_UNLIMITED };
+    ernie_status status = ern_file_in_open(&in, path, &m->allocator, &n_bytes, error);
+    if (status == ERNIE_OK && n_bytes >= sizeof header) {
+        status = ern_file_in_read(in, &header, sizeof header, error);
+        if (status == ERNIE_OK) status = model_plan(m, &header, n_bytes, o, &plan, error);
+    }
+    ern_file_in_close(in);
+    if (status != ERNIE_OK) return status;
+    m->n_bytes = n_bytes;
+    if (!plan.streams)
+        return ern_file_view_open(&m->view, path, o->no_mmap, &m->allocator, o->progress,
+                                  o->progress_user, o->cancel, error);
+    status = ern_file_in_open(&in, path, &m->allocator, &n_bytes, error);
+    if (status == ERNIE_OK)
+        status = model_read_in(m, NULL, in, plan.resident_bytes, o, error);
+    ern_file_in_close(in);
+    return status;
+}
+
+static ernie_status model_open_source(ernie_model *m, const ernie_source *source,
+                                      const ernie_model_options *o, ernie_error *error)
+{
+    ern_header header;
+    ern_plan plan = { .ceiling = ERN_PLAN_UNLIMITED, .resident_bytes = source->n_bytes };
+    ernie_status status = ERNIE_OK;
+    if (source->n_bytes >= sizeof header) {
+        status = model_read_piece(source, 0, &header, sizeof header, error);
+        if (status == ERNIE_OK) status = model_plan(m, &header, source->n_bytes, o, &plan, error);
+    }
+    m->n_bytes = source->n_bytes;
+    return status == ERNIE_OK ? model_read_in(m, source, NULL, plan.resident_bytes, o, error)
+                              : status;
+}
+
+static ernie_status model_open_bytes(ernie_model *m, const model_origin *from,
                                      const ernie_model_options *o, ernie_error *error)
 {
     ERN_FAIL_IF(ern_cancelled(o->cancel), error, ERNIE_CANCELLED, "opening was cancelled");
-    if (path)
-        return ern_file_view_open(&m->view, path, o->no_mmap, &m->allocator, o->progress,
-                                  o->progress_user, o->cancel, error);
-    if (source) return model_read_source(m, source, o, error);
-    ERN_FAIL_IF((uintptr_t)memory % ERN_CACHE_LINE != 0, error, ERNIE_INVALID,
+    m->ceiling = o->memory ? o->memory : ERN_PLAN_UNLIMITED;
+    if (from->path) return model_open_path(m, from->path, o, error);
+    if (from->source) return model_open_source(m, from->source, o, error);
+    ERN_FAIL_IF((uintptr_t)from->memory % ERN_CACHE_LINE != 0, error, ERNIE_INVALID,
                 "the model in memory starts %zu bytes after a multiple of 64",
-                (size_t)((uintptr_t)memory % ERN_CACHE_LINE));
+                (size_t)((uintptr_t)from->memory % ERN_CACHE_LINE));
     /* Neither mapped nor allocated: closing the view leaves the caller's memory alone. */
-    m->view = (ern_file_view){ .data = memory, .n_bytes = memory_bytes };
+    m->view = (ern_file_view){ .data = from->memory, .n_bytes = from->memory_bytes };
+    m->n_bytes = from->memory_bytes;
     return ERNIE_OK;
+}
+
+/* ---- Experts on disk ----------------------------------------------------------------------- */
+
+static ernie_status model_keep_warm_path(ernie_model *m, const char *path, ernie_error *error)
+{
+    if (!path) return ERNIE_OK;
+    const size_t n = strlen(path) + 1;
+    m->warm_path = ern_alloc(&m->allocator, n);
+    ERN_FAIL_IF(!m->warm_path, error, ERNIE_NO_MEMORY, "no memory for a path of %zu bytes", n);
+    memcpy(m->warm_path, path, n);
+    return ERNIE_OK;
+}
+
+static ernie_status model_open_experts(ernie_model *m, const model_origin *from,
+                                       const ernie_model_options *o, ernie_error *error)
+{
+    const ernie_stream_options *s = o->stream;
+    const ern_experts_options options = { .path = from->path,
+                                          .source = from->source,
+                                          .format = &m->format,
+                                          .allocator = &m->allocator,
+                                          .log = &m->log,
+                                          .n_readers = model_n_readers(s),
+                                          .buffered = s->buffered,
+                                          .policy = (ern_policy)s->policy,
+                                          .io_limit = (double)s->io_limit,
+                                          .io_latency = 1e-6 * s->io_latency_us };
+    if (!m->streams) return ERNIE_OK;
+    const ernie_status status = model_keep_warm_path(m, s->warm_path, error);
+    return status == ERNIE_OK ? ern_experts_open(&m->experts, &options, error) : status;
+}
+
+ERN_FN uint64_t ern_model_held(const ernie_model *m)
+{
+    const uint64_t slots = m->experts ? ern_experts_bytes(m->experts) : 0;
+    return ern_meter_bytes((ern_meter *)&m->meter) - slots + (m->view.mapped ? m->n_bytes : 0);
+}
+
+ERN_FN uint64_t ern_model_slots(const ernie_model *m, uint64_t more)
+{
+    const ern_header *h = m->format.header;
+    const uint64_t held = ern_model_held(m);
+    if (held > m->ceiling || more > m->ceiling - held) return 0;
+    uint64_t low = 0, high = ern_plan_n_experts(h);
+    while (low < high) {
+        const uint64_t middle = (low + high + 1) / 2;
+        if (ern_experts_slot_bytes(&m->format, middle) <= m->ceiling - held - more) low = middle;
+        else high = middle - 1;
+    }
+    return low;
 }
 
 static ernie_status model_open_text(ernie_model *m, ernie_error *error)
@@ -99,7 +243,9 @@ static ernie_status model_open_backend(ernie_model *m, const ernie_model_options
                 "backend \"%s\" is not part of this build; it offers \"cpu\"", o->backend);
     const ern_backend_options options = { .cpu = o->cpu,
                                           .allocator = &m->allocator,
-                                          .log = &m->log };
+                                          .log = &m->log,
+                                          .experts = m->experts,
+                                          .look_ahead = m->experts && o->stream->look_ahead };
     return m->ops->open(&m->backend, &m->weights, &options, error);
 }
 
@@ -115,7 +261,7 @@ static void model_move(void *user, const unsigned char *copy)
 static ernie_status model_open_huge(ernie_model *m, const ernie_model_options *o,
                                     ernie_error *error)
 {
-    if (!m->view.mapped || o->no_copy || o->allocator) return ERNIE_OK;
+    if (!m->view.mapped || o->no_copy || o->allocator || o->memory) return ERNIE_OK;
     const ern_huge_options options = { .data = m->view.data,
                                        .n_bytes = (size_t)m->view.n_bytes,
                                        .mapped = true,
@@ -125,10 +271,14 @@ static ernie_status model_open_huge(ernie_model *m, const ernie_model_options *o
     return ern_huge_open(&m->huge, &options, error);
 }
 
-static ernie_status model_fill(ernie_model *m, const ernie_model_options *o, ernie_error *error)
+static ernie_status model_fill(ernie_model *m, const model_origin *from,
+                               const ernie_model_options *o, ernie_error *error)
 {
-    ernie_status status = ern_format_read(&m->format, m->view.data, m->view.n_bytes, error);
+    ernie_status status = ern_format_read(&m->format, m->view.data, m->n_bytes, error);
     if (status != ERNIE_OK) return status;
+    m->budget = ern_alloc_zero(&m->allocator, sizeof *m->budget);
+    ERN_FAIL_IF(!m->budget, error, ERNIE_NO_MEMORY, "no memory for a model's %zu bytes",
+                sizeof *m->budget);
     const uint32_t n = m->format.header->hparams.n_layers;
     m->layers = ern_alloc_zero(&m->allocator, 2 * n * sizeof *m->layers);
     ERN_FAIL_IF(!m->layers, error, ERNIE_NO_MEMORY, "no memory for the table of %u layers", n);
@@ -136,6 +286,7 @@ static ernie_status model_fill(ernie_model *m, const ernie_model_options *o, ern
     atomic_init(&m->in_use, &m->weights);
     model_describe_types(m);
     status = model_open_text(m, error);
+    if (status == ERNIE_OK) status = model_open_experts(m, from, o, error);
     if (status == ERNIE_OK) status = model_open_backend(m, o, error);
     if (status == ERNIE_OK) status = model_open_huge(m, o, error);
     if (status == ERNIE_OK && o->verify)
@@ -145,16 +296,22 @@ static ernie_status model_fill(ernie_model *m, const ernie_model_options *o, ern
 
 ERN_FN ernie_status ern_model_open(ernie_model **out, const char *path, const void *memory,
                                    size_t memory_bytes, const ernie_source *source,
-                                   const ernie_model_options *o, ernie_error *error)
+                                   const ernie_model_options *options, ernie_error *error)
 {
+    static const ernie_stream_options stream = ERNIE_STREAM_OPTIONS_INIT;
+    ernie_model_options given = *options;
+    const ernie_model_options *o = &given;
+    if (!given.stream) given.stream = &stream;
     const ernie_allocator *allocator = o->allocator ? o->allocator : ern_allocator_default();
+    const model_origin from = { path, source, memory, memory_bytes };
     ernie_model *m = ern_alloc_zero(allocator, sizeof *m);
     *out = NULL;
     ERN_FAIL_IF(!m, error, ERNIE_NO_MEMORY, "no memory for a model's %zu bytes", sizeof *m);
-    m->allocator = *allocator;
+    ern_meter_begin(&m->meter, allocator);
+    m->allocator = m->meter.allocator;
     m->log = (ern_log){ o->log, o->log_user };
-    ernie_status status = model_open_bytes(m, path, memory, memory_bytes, source, o, error);
-    if (status == ERNIE_OK) status = model_fill(m, o, error);
+    ernie_status status = model_open_bytes(m, &from, o, error);
+    if (status == ERNIE_OK) status = model_fill(m, &from, o, error);
     if (status != ERNIE_OK) {
         ern_model_close(m);
         return status;
@@ -163,18 +320,32 @@ ERN_FN ernie_status ern_model_open(ernie_model **out, const char *path, const vo
     return ERNIE_OK;
 }
 
+/* A list that cannot be written is no reason to fail: the next start is slower for a while. */
+static void model_close_experts(ernie_model *m)
+{
+    ernie_error error;
+    if (m->experts && m->warm_path && m->budget->warmed
+        && ern_experts_save(m->experts, m->warm_path, &error) != ERNIE_OK)
+        ern_log_write(&m->log, ERNIE_LOG_WARN, "the list of experts was not kept: %s",
+                      error.message);
+    ern_experts_close(m->experts);
+    if (m->warm_path) ern_free(&m->allocator, m->warm_path, strlen(m->warm_path) + 1);
+}
+
 ERN_FN void ern_model_close(ernie_model *m)
 {
     if (!m) return;
-    const ernie_allocator allocator = m->allocator;
+    const ernie_allocator own = m->meter.inner, allocator = m->allocator;
     ern_huge_close(m->huge); /* its thread writes the tables */
     if (m->ops) m->ops->close(m->backend);
+    model_close_experts(m);
     ern_tokenizer_close(m->tokenizer);
     if (m->layers)
         ern_free(&allocator, m->layers,
                  2 * m->format.header->hparams.n_layers * sizeof *m->layers);
     ern_file_view_close(&m->view);
-    ern_free(&allocator, m, sizeof *m);
+    ern_free(&allocator, m->budget, m->budget ? sizeof *m->budget : 0);
+    ern_free(&own, m, sizeof *m);
 }
 
 /* ---- What the file says -------------------------------------------------------------------- */
@@ -258,7 +429,13 @@ ERN_FN void ern_model_info(const ernie_model *m, ernie_model_info *i)
     i->n_bytes = m->format.n_bytes;
     model_count(m, i);
     memcpy(i->id, h->weights_id, sizeof i->id);
-    i->pages = m->huge ? ern_huge_state(m->huge) : m->view.mapped ? "mapped" : "memory";
+    i->pages = m->experts       ? "streamed"
+               : m->huge        ? ern_huge_state(m->huge)
+               : m->view.mapped ? "mapped"
+                                : "memory";
+    i->expert_bytes = h->expert_bytes;
+    i->n_moe_layers = ern_n_moe_layers(&h->hparams);
+    i->streams = m->experts != NULL;
 }
 
 ERN_FN void ern_model_record_info(const ernie_model *m, size_t index, ernie_record_info *info)
@@ -292,14 +469,22 @@ ERN_FN ernie_status ern_model_verify(const ernie_model *m, ernie_progress_fn pro
     uint64_t done = 0;
     ernie_status status = ern_format_read(&again, f->data, f->n_bytes, error);
     for (uint32_t i = 0; status == ERNIE_OK && i < f->header->n_records; i++) {
-        status = ern_format_verify_record(f, i, cancel, error);
+        const bool on_disk = m->experts && f->records[i].kind == ERN_EXPERT;
+        ERN_FAIL_IF(ern_cancelled(cancel), error, ERNIE_CANCELLED,
+                    "cancelled after checking %llu of %llu bytes", (unsigned long long)done,
+                    (unsigned long long)f->n_bytes);
+        status = on_disk ? ern_experts_verify(m->experts, i, error)
+                         : ern_format_verify_record(f, i, cancel, error);
         done += f->records[i].n_bytes;
         if (status == ERNIE_OK && progress && progress("verifying", done, f->n_bytes, user))
             status =
                 ern_error_set(error, ERNIE_CANCELLED, "cancelled after checking %llu of %llu bytes",
                               (unsigned long long)done, (unsigned long long)f->n_bytes);
     }
-    if (status == ERNIE_OK) status = ern_format_verify_gaps(f, cancel, error);
+    if (status == ERNIE_OK)
+        status = ern_format_verify_gaps(f, m->experts ? m->view.n_bytes : f->n_bytes, cancel, error);
     if (status == ERNIE_OK && progress) progress("verifying", f->n_bytes, f->n_bytes, user);
     return status;
 }
+
+#undef MODEL_READERS

@@ -4,18 +4,33 @@
 #define ERN_MODEL_H
 
 #include "chat.h"
+#include "experts.h"
 #include "huge.h"
 #include "os.h"
+#include "plan.h"
 #include "token.h"
 #include "weights.h"
 
 struct ern_backend;
 struct ern_backend_ops;
 
+/* What changes in a model after it was opened, where there is a ceiling. */
+typedef struct ern_budget {
+    ern_mutex lock; /* sessions are created one after the other */
+    bool warmed;
+} ern_budget;
+
 struct ernie_model {
-    ernie_allocator allocator;
+    ern_meter meter;           /* everything of model and sessions goes through it */
+    ernie_allocator allocator; /* the meter's */
+    uint64_t ceiling;          /* bytes; ERN_PLAN_UNLIMITED: none */
+    bool streams;              /* the view ends where the experts begin */
+    ern_experts *experts;      /* NULL: all are in memory */
+    char *warm_path;           /* NULL: none */
+    ern_budget *budget;
     ern_log log;
-    ern_file_view view;
+    ern_file_view view; /* of the file's n_bytes, or of what is resident of a streamed model */
+    uint64_t n_bytes;
     ern_format format;
     ern_layer *layers; /* [2][n_layers]: of weights, of copied */
     ern_weights weights;
@@ -29,7 +44,7 @@ struct ernie_model {
     char types[160]; /* weight types by class */
 };
 
-/* What the options say, read into one place by api.c. */
+/* Options checked by api.c; `stream` may be NULL. */
 ERN_FN ernie_status ern_model_open(ernie_model **out, const char *path, const void *memory,
                                    size_t memory_bytes, const ernie_source *source,
                                    const ernie_model_options *options, ernie_error *error);
@@ -44,6 +59,12 @@ static ERN_INLINE const ern_weights *ern_model_weights(const ernie_model *model)
 {
     return atomic_load_explicit(&model->in_use, memory_order_acquire);
 }
+
+/* Bytes that model and sessions hold, experts on slots not counted. */
+ERN_FN uint64_t ern_model_held(const ernie_model *model);
+
+/* The most slots that fit under the ceiling once `more` bytes are taken, 0 when even that is too much. */
+ERN_FN uint64_t ern_model_slots(const ernie_model *model, uint64_t more);
 
 /* Ids from here on are padding rows of the vocabulary and never sampled. */
 ERN_FN uint32_t ern_model_n_tokens(const ernie_model *model);

@@ -1,5 +1,7 @@
-/* What the operating system gives: files and mappings (os_file.c), memory and its pages (os_memory.c),
- * the limits of control groups (os_group.c), time, processors and threads (os.c). One interface, Linux, macOS and Windows behind it. Knows nothing of models. */
+/* What the operating system gives: files and mappings (os_file.c), pieces of files past the page
+ * cache (os_disk.c), memory and its pages (os_memory.c), the limits of control groups (os_group.c),
+ * time, processors and threads (os.c). One interface, Linux, macOS and Windows behind it. Knows
+ * nothing of models. */
 #ifndef ERN_OS_H
 #define ERN_OS_H
 
@@ -54,10 +56,10 @@ typedef struct ern_disk ern_disk;
 ERN_FN ernie_status ern_disk_open(ern_disk **out, const char *path, unsigned n_readers,
                                   bool buffered, const ernie_allocator *allocator,
                                   uint64_t *n_bytes, ernie_error *error);
-/* Read exactly n bytes at offset; offset, n and data are multiples of ERN_DISK_ALIGN, and data stays
- * the caller's. Reader i (0 .. n_readers - 1) calls for itself only. What direct reading refuses is read
- * through the page cache. ERNIE_IO names the path and the reason, or at which byte the file ended; data
- * is then undefined. Any thread, each with its own reader. */
+/* Read exactly n bytes at offset; offset, n and data are multiples of ERN_DISK_ALIGN, and data
+ * stays the caller's. Reader i (0 .. n_readers - 1) calls for itself only. What direct reading
+ * refuses is read through the page cache. ERNIE_IO names the path and the reason, or at which byte
+ * the file ended; data is then undefined. Any thread, each with its own reader. */
 ERN_FN ernie_status ern_disk_read(ern_disk *disk, unsigned reader, uint64_t offset, void *data,
                                   size_t n, ernie_error *error);
 /* The same through the page cache, for a second try. */
@@ -76,9 +78,9 @@ ERN_FN const char *ern_path_end(const char *path);
 ERN_FN uint64_t ern_memory_available(void);
 
 /* A 64-byte aligned block that is filled once and read often, for ern_free_aligned. Of the default
- * allocator it asks the system for huge pages (Linux): fewer misses of the address cache while it is
- * read, and a block of gigabytes is given back in milliseconds. An application's own allocator is
- * left alone: what pages its memory has is its business. */
+ * allocator it asks the system for huge pages (Linux): fewer misses of the address cache while it
+ * is read, and a block of gigabytes is given back in milliseconds. An application's own allocator
+ * is left alone: what pages its memory has is its business. */
 ERN_FN void *ern_alloc_filled(const ernie_allocator *allocator, size_t size);
 
 /* Does the system give huge pages to whoever asks? */
@@ -93,8 +95,9 @@ ERN_FN void ern_forget_pages(const void *data, size_t n);
 
 /* ---- Control groups ------------------------------------------------------------------------ */
 
-ERN_FN unsigned ern_group_cpus(void);    /* processors of their CPU quota, rounded up; 0: no limit */
-ERN_FN uint64_t ern_group_memory(void);  /* bytes left, files' pages taken for free; UINT64_MAX: no limit */
+ERN_FN unsigned ern_group_cpus(void); /* processors of their CPU quota, rounded up; 0: no limit */
+/* Bytes left, files' pages taken for free; UINT64_MAX: no limit. */
+ERN_FN uint64_t ern_group_memory(void);
 
 #ifdef __linux__
 /* The first line of a small file of /proc or /sys; false when it is absent, empty or too long. */
@@ -128,7 +131,8 @@ ERN_FN void ern_thread_join(ern_thread *thread);
 /* Sleep while *word == expected, until woken (spurious returns happen); wake all sleepers on word.
  * A futex, or a mutex and condition variable. */
 ERN_FN void ern_wait(atomic_uint *word, unsigned expected);
-ERN_FN void ern_wait_for(atomic_uint *word, unsigned expected, double seconds); /* at most so long */
+/* The same for at most so long. */
+ERN_FN void ern_wait_for(atomic_uint *word, unsigned expected, double seconds);
 ERN_FN void ern_wake_all(atomic_uint *word);
 
 /* A lock for short sections; zero is unlocked. */

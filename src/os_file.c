@@ -24,9 +24,8 @@
 #include <unistd.h>
 #endif
 
-#include "os.h"
+#include "os_handle.h"
 
-#define FILE_PIECE_BYTES ((size_t)4 << 20) /* read between two looks at the cancel flag */
 #define FILE_IN_BUFFER   ((size_t)64 << 10)
 #define FILE_OUT_BUFFER  ((size_t)1 << 20)
 #define FILE_NAME_TRIES  16
@@ -38,11 +37,9 @@ enum { FILE_ABSENT, FILE_REGULAR, FILE_FOLDER, FILE_SPECIAL };
 
 #ifdef _WIN32
 
-typedef HANDLE file_handle;
-#define FILE_NONE     INVALID_HANDLE_VALUE
 #define FILE_WIDE_MAX 4096
 
-static int file_reason_code(void)
+ERN_FN int ern_handle_reason(void)
 {
     return (int)GetLastError();
 }
@@ -74,28 +71,35 @@ static int file_kind(const char *path)
     return attributes & FILE_ATTRIBUTE_DEVICE ? FILE_SPECIAL : FILE_REGULAR;
 }
 
-static file_handle file_open(const char *path, int *kind, uint64_t *n_bytes)
+ERN_FN bool ern_handle_length(ern_handle handle, uint64_t *n_bytes)
+{
+    LARGE_INTEGER size;
+    if (!GetFileSizeEx(handle, &size)) return false;
+    *n_bytes = (uint64_t)size.QuadPart;
+    return true;
+}
+
+static ern_handle file_open(const char *path, int *kind, uint64_t *n_bytes)
 {
     wchar_t wide[FILE_WIDE_MAX];
-    LARGE_INTEGER size;
     *kind = file_kind(path);
-    if (*kind == FILE_FOLDER || !file_wide(path, wide)) return FILE_NONE;
+    if (*kind == FILE_FOLDER || !file_wide(path, wide)) return ERN_HANDLE_NONE;
     const HANDLE handle = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL,
                                       OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
-    if (handle == FILE_NONE) return FILE_NONE;
+    if (handle == ERN_HANDLE_NONE) return ERN_HANDLE_NONE;
     *kind = GetFileType(handle) == FILE_TYPE_DISK ? FILE_REGULAR : FILE_SPECIAL;
-    *n_bytes = GetFileSizeEx(handle, &size) ? (uint64_t)size.QuadPart : 0;
+    if (!ern_handle_length(handle, n_bytes)) *n_bytes = 0;
     return handle;
 }
 
-static file_handle file_create(const char *path, bool *exists)
+static ern_handle file_create(const char *path, bool *exists)
 {
     wchar_t wide[FILE_WIDE_MAX];
     *exists = false;
-    if (!file_wide(path, wide)) return FILE_NONE;
+    if (!file_wide(path, wide)) return ERN_HANDLE_NONE;
     const HANDLE handle = CreateFileW(wide, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_NEW,
                                       FILE_ATTRIBUTE_NORMAL, NULL);
-    *exists = handle == FILE_NONE && GetLastError() == ERROR_FILE_EXISTS;
+    *exists = handle == ERN_HANDLE_NONE && GetLastError() == ERROR_FILE_EXISTS;
     return handle;
 }
 
@@ -108,33 +112,36 @@ static OVERLAPPED file_at(uint64_t offset)
     return at;
 }
 
-static long long file_read_some(file_handle handle, void *data, size_t n, uint64_t offset)
+ERN_FN long long ern_handle_read(ern_handle handle, void *data, size_t n, uint64_t offset)
 {
     OVERLAPPED at = file_at(offset);
     DWORD got = 0;
-    if (ReadFile(handle, data, (DWORD)ern_min_size(n, FILE_PIECE_BYTES), &got, &at)) return got;
+    bool ok = ReadFile(handle, data, (DWORD)ern_min_size(n, ERN_HANDLE_PIECE), &got, &at) != 0;
+    if (!ok && GetLastError() == ERROR_IO_PENDING) /* of a handle that is open for such reads */
+        ok = GetOverlappedResult(handle, &at, &got, TRUE) != 0;
+    if (ok) return got;
     return GetLastError() == ERROR_HANDLE_EOF ? 0 : -1;
 }
 
-static long long file_write_some(file_handle handle, const void *data, size_t n, uint64_t offset)
+static long long file_write_some(ern_handle handle, const void *data, size_t n, uint64_t offset)
 {
     OVERLAPPED at = file_at(offset);
     DWORD got = 0;
-    const DWORD want = (DWORD)ern_min_size(n, FILE_PIECE_BYTES);
+    const DWORD want = (DWORD)ern_min_size(n, ERN_HANDLE_PIECE);
     return WriteFile(handle, data, want, &got, &at) ? (long long)got : -1;
 }
 
-static bool file_flush(file_handle handle)
+static bool file_flush(ern_handle handle)
 {
     return FlushFileBuffers(handle) != 0;
 }
 
-static bool file_close(file_handle handle)
+ERN_FN bool ern_handle_close(ern_handle handle)
 {
     return CloseHandle(handle) != 0;
 }
 
-static const void *file_map(file_handle handle, size_t n)
+static const void *file_map(ern_handle handle, size_t n)
 {
     const HANDLE mapping = CreateFileMappingW(handle, NULL, PAGE_READONLY, 0, 0, NULL);
     if (!mapping) return NULL;
@@ -166,10 +173,7 @@ static void file_remove(const char *path)
 
 #else
 
-typedef int file_handle;
-#define FILE_NONE (-1)
-
-static int file_reason_code(void)
+ERN_FN int ern_handle_reason(void)
 {
     return errno;
 }
@@ -206,59 +210,67 @@ static int file_kind(const char *path)
     return stat(path, &info) == 0 ? file_mode_kind(info.st_mode) : FILE_ABSENT;
 }
 
+ERN_FN bool ern_handle_length(ern_handle handle, uint64_t *n_bytes)
+{
+    struct stat info;
+    if (fstat(handle, &info) != 0) return false;
+    *n_bytes = (uint64_t)info.st_size;
+    return true;
+}
+
 /* Without blocking, so that a pipe without a writer is refused instead of waited for. */
-static file_handle file_open(const char *path, int *kind, uint64_t *n_bytes)
+static ern_handle file_open(const char *path, int *kind, uint64_t *n_bytes)
 {
     struct stat info;
     *kind = FILE_ABSENT;
     const int handle = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (handle < 0) return FILE_NONE;
+    if (handle < 0) return ERN_HANDLE_NONE;
     if (fstat(handle, &info) != 0) {
         const int code = errno;
         close(handle);
         errno = code;
-        return FILE_NONE;
+        return ERN_HANDLE_NONE;
     }
     *kind = file_mode_kind(info.st_mode);
     *n_bytes = (uint64_t)info.st_size;
     return handle;
 }
 
-static file_handle file_create(const char *path, bool *exists)
+static ern_handle file_create(const char *path, bool *exists)
 {
     const int handle = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     *exists = handle < 0 && errno == EEXIST;
     return handle;
 }
 
-static long long file_read_some(file_handle handle, void *data, size_t n, uint64_t offset)
+ERN_FN long long ern_handle_read(ern_handle handle, void *data, size_t n, uint64_t offset)
 {
     ssize_t got;
-    do got = pread(handle, data, ern_min_size(n, FILE_PIECE_BYTES), (off_t)offset);
+    do got = pread(handle, data, ern_min_size(n, ERN_HANDLE_PIECE), (off_t)offset);
     while (got < 0 && errno == EINTR);
     return got;
 }
 
-static long long file_write_some(file_handle handle, const void *data, size_t n, uint64_t offset)
+static long long file_write_some(ern_handle handle, const void *data, size_t n, uint64_t offset)
 {
     ssize_t got;
-    do got = pwrite(handle, data, ern_min_size(n, FILE_PIECE_BYTES), (off_t)offset);
+    do got = pwrite(handle, data, ern_min_size(n, ERN_HANDLE_PIECE), (off_t)offset);
     while (got < 0 && errno == EINTR);
     return got;
 }
 
 /* Some file systems cannot flush; that is no reason to lose the file. */
-static bool file_flush(file_handle handle)
+static bool file_flush(ern_handle handle)
 {
     return fsync(handle) == 0 || errno == EINVAL || errno == ENOTSUP;
 }
 
-static bool file_close(file_handle handle)
+ERN_FN bool ern_handle_close(ern_handle handle)
 {
     return close(handle) == 0 || errno == EINTR;
 }
 
-static const void *file_map(file_handle handle, size_t n)
+static const void *file_map(ern_handle handle, size_t n)
 {
     void *data = mmap(NULL, n, PROT_READ, MAP_PRIVATE, handle, 0);
     return data == MAP_FAILED ? NULL : data;
@@ -292,8 +304,8 @@ ERN_FN const char *ern_path_end(const char *path)
     return end;
 }
 
-/* "PATH: cannot be DONE: reason" with the reason of system error `code`. */
-static ernie_status file_fail(ernie_error *error, const char *done, const char *path, int code)
+ERN_FN ernie_status ern_handle_fail(ernie_error *error, const char *done, const char *path,
+                                    int code)
 {
     char reason[128];
     const char *end = ern_path_end(path);
@@ -309,17 +321,16 @@ static ernie_status file_refuse_kind(ernie_error *error, const char *path, int k
                          end, kind == FILE_FOLDER ? "a directory" : "a device or a pipe");
 }
 
-/* Open for reading what is a regular file. */
-static ernie_status file_open_regular(file_handle *handle, const char *path, uint64_t *n_bytes,
-                                      ernie_error *error)
+ERN_FN ernie_status ern_handle_open(ern_handle *handle, const char *path, uint64_t *n_bytes,
+                                    ernie_error *error)
 {
     int kind;
     *handle = file_open(path, &kind, n_bytes);
-    if (kind == FILE_REGULAR && *handle != FILE_NONE) return ERNIE_OK;
-    if (*handle == FILE_NONE && kind != FILE_FOLDER)
-        return file_fail(error, "opened", path, file_reason_code());
-    if (*handle != FILE_NONE) file_close(*handle);
-    *handle = FILE_NONE;
+    if (kind == FILE_REGULAR && *handle != ERN_HANDLE_NONE) return ERNIE_OK;
+    if (*handle == ERN_HANDLE_NONE && kind != FILE_FOLDER)
+        return ern_handle_fail(error, "opened", path, ern_handle_reason());
+    if (*handle != ERN_HANDLE_NONE) ern_handle_close(*handle);
+    *handle = ERN_HANDLE_NONE;
     return file_refuse_kind(error, path, kind);
 }
 
@@ -330,7 +341,7 @@ static const struct {
 } file_empty = { { 0 } };
 
 typedef struct file_reading {
-    file_handle handle;
+    ern_handle handle;
     const char *path;
     ernie_progress_fn progress;
     void *user;
@@ -342,9 +353,9 @@ static ernie_status file_read_all(const file_reading *r, unsigned char *data, ui
 {
     for (uint64_t done = 0; done < n_bytes;) {
         const uint64_t left = n_bytes - done;
-        const size_t want = left < FILE_PIECE_BYTES ? (size_t)left : FILE_PIECE_BYTES;
-        const long long got = file_read_some(r->handle, data + done, want, done);
-        if (got < 0) return file_fail(error, "read", r->path, file_reason_code());
+        const size_t want = left < ERN_HANDLE_PIECE ? (size_t)left : ERN_HANDLE_PIECE;
+        const long long got = ern_handle_read(r->handle, data + done, want, done);
+        if (got < 0) return ern_handle_fail(error, "read", r->path, ern_handle_reason());
         ERN_FAIL_IF(got == 0, error, ERNIE_IO,
                     "\"%s\" ended at byte %llu of %llu while it was read", ern_path_end(r->path),
                     (unsigned long long)done, (unsigned long long)n_bytes);
@@ -376,7 +387,7 @@ static ernie_status file_view_map(ern_file_view *view, const file_reading *r, ui
                                   ernie_error *error)
 {
     const void *data = file_map(r->handle, (size_t)n_bytes);
-    if (!data) return file_fail(error, "mapped", r->path, file_reason_code());
+    if (!data) return ern_handle_fail(error, "mapped", r->path, ern_handle_reason());
     *view = (ern_file_view){ .data = data, .n_bytes = n_bytes, .mapped = true };
     return ERNIE_OK;
 }
@@ -387,9 +398,9 @@ ERN_FN ernie_status ern_file_view_open(ern_file_view *view, const char *path, bo
                                        ernie_error *error)
 {
     uint64_t n_bytes = 0;
-    file_reading r = { FILE_NONE, path, progress, progress_user, cancel };
+    file_reading r = { ERN_HANDLE_NONE, path, progress, progress_user, cancel };
     *view = (ern_file_view){ 0 };
-    ernie_status status = file_open_regular(&r.handle, path, &n_bytes, error);
+    ernie_status status = ern_handle_open(&r.handle, path, &n_bytes, error);
     if (status != ERNIE_OK) return status;
     if (n_bytes > SIZE_MAX / 2)
         status = ern_error_set(error, ERNIE_IO, "\"%s\" of %llu bytes exceeds the address space",
@@ -400,7 +411,7 @@ ERN_FN ernie_status ern_file_view_open(ern_file_view *view, const char *path, bo
         status = file_view_read(view, &r, n_bytes, allocator, error);
     else
         status = file_view_map(view, &r, n_bytes, error);
-    file_close(r.handle);
+    ern_handle_close(r.handle);
     return status;
 }
 
@@ -417,7 +428,7 @@ ERN_FN void ern_file_view_close(ern_file_view *view)
 
 struct ern_file_out {
     const ernie_allocator *allocator;
-    file_handle handle;
+    ern_handle handle;
     char *path, *temporary; /* both in this block, behind the struct */
     size_t block_bytes;
     unsigned char *buffer; /* [FILE_OUT_BUFFER] */
@@ -438,7 +449,7 @@ static ern_file_out *file_out_alloc(const char *path, const ernie_allocator *all
         return NULL;
     }
     file->allocator = allocator;
-    file->handle = FILE_NONE;
+    file->handle = ERN_HANDLE_NONE;
     file->block_bytes = block_bytes;
     file->buffer = buffer;
     file->path = (char *)(file + 1);
@@ -462,7 +473,7 @@ static bool file_out_create(ern_file_out *file)
                  (unsigned long long)ern_entropy());
         file->handle = file_create(file->temporary, &exists);
     }
-    return file->handle != FILE_NONE;
+    return file->handle != ERN_HANDLE_NONE;
 }
 
 ERN_FN ernie_status ern_file_out_open(ern_file_out **out, const char *path,
@@ -475,7 +486,7 @@ ERN_FN ernie_status ern_file_out_open(ern_file_out **out, const char *path,
     ERN_FAIL_IF(!file, error, ERNIE_NO_MEMORY, "no memory for a write buffer of %zu bytes",
                 FILE_OUT_BUFFER);
     if (!file_out_create(file)) {
-        const ernie_status status = file_fail(error, "created", path, file_reason_code());
+        const ernie_status status = ern_handle_fail(error, "created", path, ern_handle_reason());
         file_out_free(file);
         return status;
     }
@@ -501,7 +512,7 @@ static void file_out_put(ern_file_out *file, const void *data, size_t n)
     while (n && !file_out_failed(file)) {
         const long long got = file_write_some(file->handle, bytes, n, file->n_written);
         if (got <= 0) {
-            file_fail(&file->failure, "written", file->path, file_reason_code());
+            ern_handle_fail(&file->failure, "written", file->path, ern_handle_reason());
             return;
         }
         bytes += got;
@@ -533,12 +544,12 @@ ERN_FN ernie_status ern_file_out_commit(ern_file_out *file, ernie_error *error)
 {
     file_out_flush(file);
     if (!file_out_failed(file) && !file_flush(file->handle))
-        file_fail(&file->failure, "written", file->path, file_reason_code());
-    if (!file_close(file->handle) && !file_out_failed(file))
-        file_fail(&file->failure, "written", file->path, file_reason_code());
-    file->handle = FILE_NONE;
+        ern_handle_fail(&file->failure, "written", file->path, ern_handle_reason());
+    if (!ern_handle_close(file->handle) && !file_out_failed(file))
+        ern_handle_fail(&file->failure, "written", file->path, ern_handle_reason());
+    file->handle = ERN_HANDLE_NONE;
     if (!file_out_failed(file) && !file_rename(file->temporary, file->path))
-        file_fail(&file->failure, "replaced", file->path, file_reason_code());
+        ern_handle_fail(&file->failure, "replaced", file->path, ern_handle_reason());
     if (file_out_failed(file)) file_remove(file->temporary);
     const ernie_status status = file_out_repeat(file, error);
     file_out_free(file);
@@ -548,7 +559,7 @@ ERN_FN ernie_status ern_file_out_commit(ern_file_out *file, ernie_error *error)
 ERN_FN void ern_file_out_abandon(ern_file_out *file)
 {
     if (!file) return;
-    file_close(file->handle);
+    ern_handle_close(file->handle);
     file_remove(file->temporary);
     file_out_free(file);
 }
@@ -557,7 +568,7 @@ ERN_FN void ern_file_out_abandon(ern_file_out *file)
 
 struct ern_file_in {
     const ernie_allocator *allocator;
-    file_handle handle;
+    ern_handle handle;
     char *path; /* behind the struct */
     size_t block_bytes;
     uint64_t position; /* of the next byte to hand out */
@@ -581,7 +592,7 @@ ERN_FN ernie_status ern_file_in_open(ern_file_in **in, const char *path,
     file->begin = file->end = 0;
     file->path = (char *)(file + 1);
     memcpy(file->path, path, n_path);
-    const ernie_status status = file_open_regular(&file->handle, path, n_bytes, error);
+    const ernie_status status = ern_handle_open(&file->handle, path, n_bytes, error);
     if (status != ERNIE_OK) {
         ern_free(allocator, file, block_bytes);
         return status;
@@ -594,10 +605,10 @@ ERN_FN ernie_status ern_file_in_open(ern_file_in **in, const char *path,
 static long long file_in_some(ern_file_in *file, unsigned char *data, size_t n)
 {
     if (file->begin == file->end && n >= FILE_IN_BUFFER)
-        return file_read_some(file->handle, data, n, file->position);
+        return ern_handle_read(file->handle, data, n, file->position);
     if (file->begin == file->end) {
         const long long got =
-            file_read_some(file->handle, file->buffer, FILE_IN_BUFFER, file->position);
+            ern_handle_read(file->handle, file->buffer, FILE_IN_BUFFER, file->position);
         if (got <= 0) return got;
         file->begin = 0;
         file->end = (size_t)got;
@@ -613,7 +624,7 @@ ERN_FN ernie_status ern_file_in_read(ern_file_in *file, void *data, size_t n, er
     unsigned char *bytes = data;
     while (n) {
         const long long got = file_in_some(file, bytes, n);
-        if (got < 0) return file_fail(error, "read", file->path, file_reason_code());
+        if (got < 0) return ern_handle_fail(error, "read", file->path, ern_handle_reason());
         ERN_FAIL_IF(got == 0, error, ERNIE_FORMAT,
                     "\"%s\" ends at byte %llu, %zu more were expected", ern_path_end(file->path),
                     (unsigned long long)file->position, n);
@@ -627,12 +638,10 @@ ERN_FN ernie_status ern_file_in_read(ern_file_in *file, void *data, size_t n, er
 ERN_FN void ern_file_in_close(ern_file_in *file)
 {
     if (!file) return;
-    file_close(file->handle);
+    ern_handle_close(file->handle);
     ern_free(file->allocator, file, file->block_bytes);
 }
 
-#undef FILE_PIECE_BYTES
 #undef FILE_IN_BUFFER
 #undef FILE_OUT_BUFFER
 #undef FILE_NAME_TRIES
-#undef FILE_NONE

@@ -145,7 +145,7 @@ ERN_FN uint64_t ern_memory_available(void)
 ERN_FN void *ern_alloc_filled(const ernie_allocator *allocator, size_t size)
 {
     unsigned char *data = ern_alloc_aligned(allocator, size);
-    if (!data || allocator->resize != ern_allocator_default()->resize
+    if (!data || !ern_allocator_is_default(allocator)
         || size < 32 * MEMORY_HUGE_PAGE)
         return data;
     const size_t before = (size_t)(-(uintptr_t)data % MEMORY_HUGE_PAGE);

@@ -5,14 +5,52 @@
 #define SESSION_CTX_DEFAULT   4096u
 #define SESSION_BATCH_DEFAULT 512u
 #define SESSION_THREADS_MAX   1024u
+#define SESSION_STREAM_BATCH  4096u /* the most that is chosen where experts are streamed, */
+#define SESSION_STREAM_PART   8u    /* with at most this part of the memory that they could have */
 
-/* ---- Creation ------------------------------------------------------------------------------ */
+/* ---- What is asked for ---------------------------------------------------------------------- */
 
-static ern_kv session_kv(ernie_kv_type type)
+static void session_take(ernie_session *s, ern_arena *a, uint32_t n_ctx, uint32_t vocab)
 {
-    if (type == ERNIE_KV_Q8) return ERN_KV_Q8;
-    if (type == ERNIE_KV_Q4) return ERN_KV_Q4;
-    return type == ERNIE_KV_F32 ? ERN_KV_F32 : ERN_KV_F16;
+    s->tokens = ern_arena_take(a, n_ctx, sizeof *s->tokens);
+    s->logits = ern_arena_take(a, vocab, sizeof *s->logits);
+    s->candidates = ern_arena_take(a, vocab, sizeof *s->candidates);
+    s->counts = ern_arena_take(a, vocab, sizeof *s->counts);
+}
+
+/* What a session takes, all of it. */
+static ernie_status session_measure(const ernie_model *model, const ern_state_options *state,
+                                    ernie_memory *memory, ernie_error *error)
+{
+    ernie_session shape;
+    ern_arena arena = { 0 };
+    memset(memory, 0, sizeof *memory);
+    const ernie_status status = model->ops->state_plan(model->backend, state, &memory->kv_bytes,
+                                                       &memory->scratch_bytes, error);
+    if (status != ERNIE_OK) return status;
+    session_take(&shape, &arena, state->n_ctx, model->format.header->hparams.vocab_size);
+    memory->scratch_bytes += ern_aligned_bytes(arena.used) + sizeof shape;
+    memory->total_bytes = memory->kv_bytes + memory->scratch_bytes;
+    return ERNIE_OK;
+}
+
+/* Where experts are streamed, a long prompt reads each once a batch: the larger the better, while the
+ * scratch stays small beside the memory that keeps experts. */
+static void session_grow_batch(const ernie_model *model, ern_state_options *state)
+{
+    const uint64_t held = ern_model_held(model);
+    ernie_memory memory;
+    for (;;) {
+        ern_state_options more = *state;
+        more.n_batch = 2 * state->n_batch < state->n_ctx ? 2 * state->n_batch : state->n_ctx;
+        if (more.n_batch > SESSION_STREAM_BATCH || more.n_batch == state->n_batch) return;
+        if (session_measure(model, &more, &memory, NULL) != ERNIE_OK) return;
+        if (held + memory.kv_bytes > model->ceiling
+            || memory.scratch_bytes
+                   > (model->ceiling - held - memory.kv_bytes) / SESSION_STREAM_PART)
+            return;
+        *state = more;
+    }
 }
 
 static ernie_status session_resolve(const ernie_model *model, const ernie_session_options *o,
@@ -33,22 +71,111 @@ static ernie_status session_resolve(const ernie_model *model, const ernie_sessio
     *state = (ern_state_options){ .n_ctx = n_ctx,
                                   .n_batch = n_batch < n_ctx ? n_batch : n_ctx,
                                   .n_threads = o->n_threads ? o->n_threads : ern_cpu_count(),
-                                  .kv = session_kv(o->kv_type),
+                                  .kv = ern_kv_of(o->kv_type),
                                   .allocator = &model->allocator,
                                   .route = o->route,
                                   .route_user = o->route_user };
+    if (model->experts && !o->n_batch) session_grow_batch(model, state);
     return ERNIE_OK;
 }
 
-static void session_take(ernie_session *s, ern_arena *a, uint32_t n_ctx, uint32_t vocab)
+/* ---- The ceiling --------------------------------------------------------------------------- */
+
+static const ern_hparams *session_hparams(const ernie_model *model)
 {
-    s->tokens = ern_arena_take(a, n_ctx, sizeof *s->tokens);
-    s->logits = ern_arena_take(a, vocab, sizeof *s->logits);
-    s->candidates = ern_arena_take(a, vocab, sizeof *s->candidates);
-    s->counts = ern_arena_take(a, vocab, sizeof *s->counts);
+    return &model->format.header->hparams;
 }
 
-static ernie_status session_create(ernie_session **out, const ernie_model *model,
+static double session_gb(uint64_t n_bytes)
+{
+    return 1e-9 * (double)n_bytes;
+}
+
+static uint64_t session_slots_min(const ernie_model *model)
+{
+    return model->experts ? ern_plan_slots_min(model->format.header) : 0;
+}
+
+static uint64_t session_slots_bytes(const ernie_model *model, uint64_t n_slots)
+{
+    return n_slots ? ern_experts_slot_bytes(&model->format, n_slots) : 0;
+}
+
+/* The longest context that fits under the ceiling, 0 when none does. */
+static uint32_t session_context_that_fits(const ernie_model *model, ern_state_options state)
+{
+    const uint64_t held =
+        ern_model_held(model) + session_slots_bytes(model, session_slots_min(model));
+    uint32_t low = 0, high = state.n_ctx;
+    ernie_memory memory;
+    while (held < model->ceiling && low < high) {
+        const uint32_t n_batch = state.n_batch;
+        state.n_ctx = low + (high - low + 1) / 2;
+        state.n_batch = n_batch < state.n_ctx ? n_batch : state.n_ctx;
+        if (session_measure(model, &state, &memory, NULL) == ERNIE_OK
+            && memory.total_bytes <= model->ceiling - held)
+            low = state.n_ctx;
+        else
+            high = state.n_ctx - 1;
+        state.n_batch = n_batch;
+    }
+    return low;
+}
+
+static ernie_status session_refuse(const ernie_model *model, const ern_state_options *state,
+                                   const ernie_memory *need, ernie_error *error)
+{
+    const uint64_t slots = session_slots_bytes(model, session_slots_min(model));
+    const uint64_t held = ern_model_held(model), least = held + slots + need->total_bytes;
+    const uint32_t fits = session_context_that_fits(model, *state);
+    char advice[64] = "";
+    if (fits) snprintf(advice, sizeof advice, ", and a context of %u tokens would fit", fits);
+    return ern_error_set(error, ERNIE_NO_MEMORY,
+                         "%.3f GB of memory are too little: %.3f GB are held, a session of %u "
+                         "tokens needs %.3f GB%s; %.3f GB would do%s",
+                         session_gb(model->ceiling), session_gb(held), state->n_ctx,
+                         session_gb(need->total_bytes), slots ? " and experts some" : "",
+                         session_gb(least), advice);
+}
+
+/* Make room for a session under the ceiling: experts get what is left. The budget's lock is held. */
+static ernie_status session_make_room(const ernie_model *model, const ern_state_options *state,
+                                      ernie_error *error)
+{
+    ernie_memory need;
+    if (model->ceiling == ERN_PLAN_UNLIMITED) return ERNIE_OK;
+    const ernie_status status = session_measure(model, state, &need, error);
+    if (status != ERNIE_OK) return status;
+    const uint64_t held = ern_model_held(model);
+    if (!model->experts) {
+        if (held <= model->ceiling && need.total_bytes <= model->ceiling - held) return ERNIE_OK;
+        return session_refuse(model, state, &need, error);
+    }
+    const uint64_t n_slots = ern_model_slots(model, need.total_bytes);
+    if (n_slots < session_slots_min(model)) return session_refuse(model, state, &need, error);
+    const uint32_t per_layer = (uint32_t)(n_slots / ern_n_moe_layers(session_hparams(model)));
+    if (per_layer < 2 * session_hparams(model)->moe_k)
+        ern_log_write(&model->log, ERNIE_LOG_WARN,
+                      "memory has room for %u experts a layer of %u; below %u most of them are read "
+                      "again for each token",
+                      per_layer, session_hparams(model)->n_experts,
+                      2 * session_hparams(model)->moe_k);
+    return ern_experts_resize(model->experts, session_slots_bytes(model, n_slots), error);
+}
+
+/* Once, when there are slots: what memory held at the end of the last run. */
+static void session_warm(const ernie_model *model)
+{
+    ernie_error error;
+    if (!model->warm_path || model->budget->warmed) return;
+    model->budget->warmed = true;
+    if (ern_experts_load(model->experts, model->warm_path, &error) != ERNIE_OK)
+        ern_log_write(&model->log, ERNIE_LOG_INFO, "no experts are read ahead: %s", error.message);
+}
+
+/* ---- Creation ------------------------------------------------------------------------------ */
+
+static ernie_status session_open(ernie_session **out, const ernie_model *model,
                                    const ern_state_options *state, ernie_error *error)
 {
     const uint32_t vocab = model->format.header->hparams.vocab_size;
@@ -84,6 +211,18 @@ static ernie_status session_create(ernie_session **out, const ernie_model *model
     return ERNIE_OK;
 }
 
+static ernie_status session_create(ernie_session **out, const ernie_model *model,
+                                   const ern_state_options *state, ernie_error *error)
+{
+    *out = NULL;
+    ern_mutex_lock(&model->budget->lock);
+    ernie_status status = session_make_room(model, state, error);
+    if (status == ERNIE_OK) status = session_open(out, model, state, error);
+    if (status == ERNIE_OK) session_warm(model);
+    ern_mutex_unlock(&model->budget->lock);
+    return status;
+}
+
 ERN_FN ernie_status ern_session_create(ernie_session **out, const ernie_model *model,
                                        const ernie_session_options *options, ernie_error *error)
 {
@@ -109,22 +248,37 @@ ERN_FN void ern_session_free(ernie_session *s)
 ERN_FN ernie_status ern_session_plan(const ernie_model *model, const ernie_session_options *options,
                                      ernie_memory *memory, ernie_error *error)
 {
-    const uint32_t vocab = model->format.header->hparams.vocab_size;
     ern_state_options state;
     ernie_status status = session_resolve(model, options, &state, error);
+    if (status == ERNIE_OK) status = session_measure(model, &state, memory, error);
     if (status != ERNIE_OK) return status;
-    memset(memory, 0, sizeof *memory);
-    status = model->ops->state_plan(model->backend, &state, &memory->kv_bytes,
-                                    &memory->scratch_bytes, error);
-    if (status != ERNIE_OK) return status;
-    ernie_session shape;
-    ern_arena arena = { 0 };
-    session_take(&shape, &arena, state.n_ctx, vocab);
-    memory->scratch_bytes += ern_aligned_bytes(arena.used) + sizeof shape;
-    memory->total_bytes = memory->kv_bytes + memory->scratch_bytes;
     memory->weight_bytes = model->format.n_bytes;
     memory->n_threads = state.n_threads;
+    memory->n_ctx = state.n_ctx;
+    memory->n_batch = state.n_batch;
+    memory->ceiling_bytes = model->ceiling;
+    memory->held_bytes = ern_model_held(model);
+    if (!model->experts) return ERNIE_OK;
+    memory->n_slots = (uint32_t)ern_model_slots(model, memory->total_bytes);
+    memory->n_slots_min = (uint32_t)session_slots_min(model);
     return ERNIE_OK;
+}
+
+ERN_FN void ern_session_stream_stats(const ernie_session *s, ernie_stream_stats *stats)
+{
+    ern_experts_stats from;
+    if (!s->model->experts) return;
+    s->model->ops->experts_stats(s->state, &from);
+    stats->n_slots = ern_experts_n_slots(s->model->experts);
+    stats->n_used = from.n_pins;
+    stats->n_hits = from.n_hits;
+    stats->n_joined = from.n_joined;
+    stats->n_misses = from.n_misses;
+    stats->n_ahead = from.n_ahead;
+    stats->n_ahead_used = from.n_ahead_used;
+    stats->bytes_read = from.bytes_read;
+    stats->wait_seconds = from.wait_seconds;
+    stats->disk_seconds = ern_experts_busy_seconds(s->model->experts);
 }
 
 /* ---- Forward ------------------------------------------------------------------------------- */

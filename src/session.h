@@ -39,6 +39,7 @@ ERN_FN ernie_status ern_session_plan(const ernie_model *model, const ernie_sessi
 ERN_FN ernie_status ern_session_create(ernie_session **out, const ernie_model *model,
                                        const ernie_session_options *options, ernie_error *error);
 ERN_FN void ern_session_free(ernie_session *session);
+ERN_FN void ern_session_stream_stats(const ernie_session *session, ernie_stream_stats *stats);
 ERN_FN ernie_status ern_session_fork(ernie_session **out, ernie_session *session,
                                      ernie_error *error);
 

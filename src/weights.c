@@ -2,13 +2,13 @@
  * holds places in the file. */
 #include "weights.h"
 
-ERN_FN ern_expert ern_weights_expert(const ern_layer *layer, uint32_t expert)
+ERN_FN ern_expert ern_weights_expert_at(const ern_layer *layer, uint32_t expert,
+                                        const unsigned char *data)
 {
     const ern_record *r = &layer->experts[expert];
-    const unsigned char *data = layer->file + r->offset;
+    const unsigned char *down = data ? data + ern_expert_down_offset(r) : NULL;
     return (ern_expert){ .gate_up = { data, r->type, r->n_rows, r->n_cols },
-                         .down = { data + ern_expert_down_offset(r), r->type2, r->n_rows2,
-                                   r->n_cols2 } };
+                         .down = { down, r->type2, r->n_rows2, r->n_cols2 } };
 }
 
 static ern_matrix weights_matrix(const ern_weights *w, const ern_record *r)

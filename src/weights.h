@@ -28,11 +28,19 @@ typedef struct ern_weights {
     const ern_layer *layers; /* [n_layers] */
 } ern_weights;
 
-/* One expert's two matrices, in place. */
+/* One expert's two matrices: `data` are its record's bytes, wherever they lie now (NULL: the shapes
+ * and types only). */
 typedef struct ern_expert {
     ern_matrix gate_up, down;
 } ern_expert;
-ERN_FN ern_expert ern_weights_expert(const ern_layer *layer, uint32_t expert);
+ERN_FN ern_expert ern_weights_expert_at(const ern_layer *layer, uint32_t expert,
+                                        const unsigned char *data);
+
+/* In the file's bytes. Not for a model whose experts stay on disk. */
+static ERN_INLINE ern_expert ern_weights_expert(const ern_layer *layer, uint32_t expert)
+{
+    return ern_weights_expert_at(layer, expert, layer->file + layer->experts[expert].offset);
+}
 
 /* Fill the tables of a file that the reader has accepted, with places in `file`: its bytes, or a copy of
  * them. `layers` [n_layers] is the caller's, zeroed. */

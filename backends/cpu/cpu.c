@@ -193,10 +193,19 @@ static void cpu_work(ern_worker *worker, void *arg)
 
 static ernie_status cpu_submit(ern_backend_state *s, ernie_error *error)
 {
+    atomic_store_explicit(&s->failed, false, memory_order_relaxed);
     ern_pool_run(s->pool, cpu_work, s);
+    if (atomic_load_explicit(&s->failed, memory_order_relaxed))
+        return ern_error_set(error, s->failure.code, "%s", s->failure.message);
     ERN_FAIL_IF(cpu_stopped(s), error, ERNIE_CANCELLED, "cancelled while %u token%s computed",
                 s->batch.n_tokens, s->batch.n_tokens == 1 ? " was" : "s were");
+    if (s->stream) ern_experts_tick(s->backend->experts);
     return ERNIE_OK;
+}
+
+static void cpu_experts_stats(const ern_backend_state *s, ern_experts_stats *stats)
+{
+    *stats = s->stream ? s->stream->stats : (ern_experts_stats){ 0 };
 }
 
 /* ---- What products have read --------------------------------------------------------------- */
@@ -258,7 +267,7 @@ static void cpu_kv_write(ern_backend_state *s, uint32_t i_layer, uint32_t n, con
 
 static void cpu_note_type(ern_backend *b, const ern_matrix *w, bool expert)
 {
-    if (!w->data) return;
+    if (w->n_rows == 0) return;
     const bool quantized = cpu_quantized(w);
     b->has_quantized |= quantized;
     b->has_plain |= !quantized;
@@ -277,7 +286,7 @@ static void cpu_note_types(ern_backend *b)
                                           &layer->down, &layer->shared_gate_up, &layer->shared_down };
         for (size_t j = 0; j < ERN_COUNT(all); j++) cpu_note_type(b, all[j], false);
         for (uint32_t e = 0; layer->moe && e < w->hparams->n_experts; e++) {
-            const ern_expert expert = ern_weights_expert(layer, e);
+            const ern_expert expert = ern_weights_expert_at(layer, e, NULL);
             cpu_note_type(b, &expert.gate_up, true);
             cpu_note_type(b, &expert.down, true);
         }
@@ -296,6 +305,8 @@ static ernie_status cpu_open(ern_backend **out, const ern_weights *weights,
     b->allocator = *options->allocator;
     b->kernels = kernels;
     b->weights = weights;
+    b->experts = options->experts;
+    b->look_ahead = options->look_ahead;
     cpu_note_types(b);
     ern_log_write(options->log, ERNIE_LOG_INFO, "cpu backend, instruction set %s", kernels->name);
     *out = b;
@@ -327,6 +338,7 @@ static const ern_backend_ops cpu_backend_ops = {
     .head = cpu_head,
     .submit = cpu_submit,
     .inputs = cpu_inputs,
+    .experts_stats = cpu_experts_stats,
     .kv_read = cpu_kv_read,
     .kv_write = cpu_kv_write,
 };

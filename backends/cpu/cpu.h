@@ -21,6 +21,8 @@ struct ern_backend {
     const ern_weights *weights;
     bool has_quantized, has_plain;               /* types of any matrix */
     bool experts_quantized, experts_plain;       /* types of any expert */
+    ern_experts *experts; /* NULL: in the weights' bytes */
+    bool look_ahead;
 };
 
 /* Rows of activations in the two forms that products read. Either may be absent (NULL). */
@@ -54,6 +56,7 @@ typedef struct cpu_segment {
     size_t n_rows;
     const int32_t *token;   /* [n_rows] token of each row; NULL: row i is token i */
     const float *weight;    /* [n_rows]; NULL: 1 */
+    float *part; /* one row: where down leaves its product, not yet added; NULL: it adds */
     size_t tile_begin;      /* of its gate_up tiles in the flat list */
 } cpu_segment;
 
@@ -67,6 +70,7 @@ typedef struct cpu_segment {
     X(OUT, "attention output")       \
     X(ROUTER, "router")              \
     X(GATHER, "gathering by expert") \
+    X(LOAD, "waiting for experts")   \
     X(GATE_UP, "gate and up")        \
     X(DOWN, "down")                  \
     X(HEAD, "head")
@@ -92,6 +96,28 @@ typedef struct cpu_scratch {
     float *out;                 /* [rows][head_dim] merged values */
     float *out_max, *out_sum;   /* [rows] */
 } cpu_scratch;
+
+/* An expert that a layer has chosen, while it comes from disk. */
+typedef struct cpu_arrival {
+    uint32_t expert, slot;
+    bool pinned, done;
+    bool recent; /* the use counts for what is kept */
+} cpu_arrival;
+
+/* A layer's experts that come in waves (cpu_stream.c). */
+typedef struct cpu_stream {
+    cpu_segment *planned; /* [n_experts + 1] the layer's segments in the order of their sum */
+    cpu_arrival *arrivals; /* [n_experts + 1] of each */
+    size_t n_planned, n_pinned, n_done; /* n_pinned: the first so many are or were pinned */
+    uint32_t *wave;       /* [n_experts + 1] which of them run now: s->segments */
+    size_t n_wave, rows_max;
+    bool one, parts_used; /* a single token: they run as they land, and are added at the end */
+    float *parts;         /* [moe_k + 1][x_stride] */
+    float *ahead_normed, *ahead_router; /* [h], [router_stride] looking ahead */
+    int32_t *ahead_chosen;              /* [moe_k] */
+    float *ahead_weight;
+    ern_experts_stats stats;
+} cpu_stream;
 
 struct ern_backend_state {
     const ern_backend *backend;
@@ -137,12 +163,15 @@ struct ern_backend_state {
     uint32_t *expert_begin; /* [n_experts + 1] first entry of each expert */
     cpu_segment *segments;  /* [n_experts + 1] */
     size_t n_segments, n_gate_up_tiles;
+    cpu_stream *stream; /* experts from disk; NULL: all are in memory */
 
     unsigned char *keys;   /* [n_layers][n_kv_heads] groups of n_ctx positions (kv.h) */
     unsigned char *values; /* [n_layers][n_kv_heads][n_ctx] rows */
     size_t keys_bytes, values_bytes; /* of one head */
     size_t key_row, value_row;       /* bytes of a row */
     cpu_scratch *scratch;         /* [n_threads] */
+    atomic_bool failed;   /* an expert could not be read; */
+    ernie_error failure;  /* why */
     cpu_profile *profile;         /* [n_threads], whoever measures sets it; NULL: nobody does */
 };
 
@@ -156,7 +185,8 @@ typedef struct cpu_run {
 
 static ERN_INLINE bool cpu_stopped(const ern_backend_state *state)
 {
-    return atomic_load_explicit(state->options.cancel, memory_order_relaxed) != 0;
+    return atomic_load_explicit(state->options.cancel, memory_order_relaxed) != 0
+           || atomic_load_explicit(&state->failed, memory_order_relaxed);
 }
 
 /* Take the next of n tiles of this operation's phase; false when none is left or on cancellation.
@@ -195,6 +225,17 @@ ERN_FN void cpu_product(const cpu_run *run, unsigned phase, const ern_matrix *w,
 ERN_FN void cpu_run_attention(const cpu_run *run);
 ERN_FN void cpu_run_ffn(const cpu_run *run);
 ERN_FN void cpu_run_moe(const cpu_run *run);
+
+/* Parts of a mixture layer that experts from disk need as well (cpu_moe.c): choose from one token's
+ * logits p, which become probabilities; copy a row of normed to gathered. */
+ERN_FN void cpu_moe_choose(const ern_backend_state *state, const ern_layer *layer, float *p,
+                           int32_t *chosen, float *weight);
+ERN_FN void cpu_moe_gather_row(ern_backend_state *state, size_t to, size_t from);
+
+/* Experts from disk (cpu_stream.c): plan the layer's arrivals once it is routed (worker 0), then run
+ * them all (every worker). */
+ERN_FN void cpu_stream_plan(const cpu_run *run);
+ERN_FN void cpu_stream_run(const cpu_run *run);
 
 /* gate_up and down over the state's segments (cpu_ffn.c). */
 ERN_FN void cpu_segments_begin(ern_backend_state *state);

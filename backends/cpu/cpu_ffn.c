@@ -79,6 +79,10 @@ static void ffn_down_part(const cpu_run *run, const cpu_segment *seg, uint32_t b
         for (size_t i = 0; i < n; i++) {
             const size_t token = seg->token ? (size_t)seg->token[r + i] : r + i;
             float *x = s->x + token * s->x_stride + 16 * (size_t)begin;
+            if (seg->part) {
+                memcpy(seg->part + 16 * (size_t)begin, tile + i * stride, width * sizeof *x);
+                continue;
+            }
             if (seg->weight) s->k->add_scaled(x, tile + i * stride, seg->weight[r + i], width);
             else s->k->add(x, tile + i * stride, width);
         }

@@ -6,12 +6,11 @@
 /* Probabilities of one token in place of its router logits; its k experts and their weights.
  * The k largest of P + bias, lowest index first among equals; weights are the plain P over their
  * sum, which is held above norm_min. */
-static void moe_choose(const ern_backend_state *s, const ern_layer *layer, size_t t)
+ERN_FN void cpu_moe_choose(const ern_backend_state *s, const ern_layer *layer, float *p,
+                           int32_t *chosen, float *weight)
 {
     const ern_hparams *hp = s->hp;
-    float *p = s->router + t * s->router_stride;
-    int32_t *chosen = s->chosen + t * hp->moe_k;
-    float *weight = s->chosen_weight + t * hp->moe_k, total = 0.0f;
+    float total = 0.0f;
     const float sum = s->k->exp_sum(p, hp->n_experts, s->k->max(p, hp->n_experts));
     s->k->scale(p, 1.0f / sum, hp->n_experts);
     for (uint32_t i = 0; i < hp->moe_k; i++) {
@@ -83,7 +82,7 @@ static void moe_plan(ern_backend_state *s, const ern_layer *layer)
     cpu_segments_begin(s);
 }
 
-static void moe_gather_row(ern_backend_state *s, size_t to, size_t from)
+ERN_FN void cpu_moe_gather_row(ern_backend_state *s, size_t to, size_t from)
 {
     const cpu_rows *in = &s->normed;
     cpu_rows *out = &s->gathered;
@@ -104,11 +103,14 @@ static void moe_route(const cpu_run *run)
     ern_backend_state *s = run->state;
     size_t begin, end;
     cpu_share(run, s->batch.n_tokens, &begin, &end);
-    for (size_t t = begin; t < end; t++) moe_choose(s, run->op->layer, t);
+    for (size_t t = begin; t < end; t++)
+        cpu_moe_choose(s, run->op->layer, s->router + t * s->router_stride,
+                       s->chosen + t * s->hp->moe_k, s->chosen_weight + t * s->hp->moe_k);
     if (s->batch.n_tokens > 1) cpu_phase_end(run, CPU_PHASE_ROUTER);
     if (run->worker->index == 0) {
         moe_sort(s);
-        moe_plan(s, run->op->layer);
+        if (s->stream) cpu_stream_plan(run);
+        else moe_plan(s, run->op->layer);
         if (s->options.route && !cpu_stopped(s))
             s->options.route(run->op->i_layer, s->batch.n_tokens, s->hp->moe_k, s->chosen,
                              s->chosen_weight, s->options.route_user);
@@ -127,10 +129,14 @@ ERN_FN void cpu_run_moe(const cpu_run *run)
     cpu_product(run, 0, &layer->router, &in, s->router, s->router_stride, false);
     cpu_phase_end(run, CPU_PHASE_ROUTER);
     moe_route(run);
+    if (s->stream) {
+        cpu_stream_run(run);
+        return;
+    }
     if (n > 1) {
         size_t begin, end;
         cpu_share(run, n * s->hp->moe_k, &begin, &end);
-        for (size_t i = begin; i < end; i++) moe_gather_row(s, i, (size_t)s->entry_token[i]);
+        for (size_t i = begin; i < end; i++) cpu_moe_gather_row(s, i, (size_t)s->entry_token[i]);
         cpu_phase_end(run, CPU_PHASE_GATHER);
     }
     cpu_segments_gate_up(run, 1);

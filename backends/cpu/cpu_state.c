@@ -17,6 +17,31 @@ static void cpu_rows_take(ern_arena *arena, cpu_rows *rows, size_t n, size_t wid
     rows->q_sum = want_q ? ern_arena_take(arena, n, rows->s_stride * sizeof(int32_t)) : NULL;
 }
 
+/* Rows that experts read and leave at once: of all that are chosen or, where they come in waves, of
+ * one wave, which holds an expert's rows at least. */
+static size_t cpu_expert_rows(const ern_backend_state *s)
+{
+    const size_t n = s->options.n_batch, n_entries = n * s->hp->moe_k;
+    return s->backend->experts ? ern_max_size(n, s->hp->moe_k) : n_entries;
+}
+
+static void cpu_take_stream(ern_backend_state *s, ern_arena *a)
+{
+    const ern_hparams *hp = s->hp;
+    const size_t n = (size_t)hp->n_experts + 1;
+    cpu_stream stream = { .rows_max = cpu_expert_rows(s) };
+    s->stream = ern_arena_take(a, 1, sizeof stream);
+    stream.planned = ern_arena_take(a, n, sizeof *stream.planned);
+    stream.arrivals = ern_arena_take(a, n, sizeof *stream.arrivals);
+    stream.wave = ern_arena_take(a, n, sizeof *stream.wave);
+    stream.parts = ern_arena_take(a, (size_t)hp->moe_k + 1, s->x_stride * sizeof(float));
+    stream.ahead_normed = ern_arena_take(a, 1, s->x_stride * sizeof(float));
+    stream.ahead_router = ern_arena_take(a, 1, s->router_stride * sizeof(float));
+    stream.ahead_chosen = ern_arena_take(a, hp->moe_k, sizeof(int32_t));
+    stream.ahead_weight = ern_arena_take(a, hp->moe_k, sizeof(float));
+    if (s->stream) *s->stream = stream;
+}
+
 static void cpu_take_moe(ern_backend_state *s, ern_arena *a)
 {
     const ern_hparams *hp = s->hp;
@@ -30,9 +55,10 @@ static void cpu_take_moe(ern_backend_state *s, ern_arena *a)
     s->router = ern_arena_take(a, n, s->router_stride * sizeof(float));
     s->chosen = ern_arena_take(a, n_entries, sizeof(int32_t));
     s->chosen_weight = ern_arena_take(a, n_entries, sizeof(float));
-    cpu_rows_take(a, &s->gathered, n > 1 ? n_entries : 0, hp->hidden_size, b->experts_plain,
+    const size_t n_rows = cpu_expert_rows(s);
+    cpu_rows_take(a, &s->gathered, n > 1 ? n_rows : 0, hp->hidden_size, b->experts_plain,
                   b->experts_quantized);
-    cpu_rows_take(a, &s->expert, n_entries, hp->moe_intermediate_size,
+    cpu_rows_take(a, &s->expert, n_rows, hp->moe_intermediate_size,
                   b->experts_plain || s->options.keep_inputs, b->experts_quantized);
     if (hp->n_shared_experts)
         cpu_rows_take(a, &s->shared, n, hp->shared_intermediate_size,
@@ -41,6 +67,7 @@ static void cpu_take_moe(ern_backend_state *s, ern_arena *a)
     s->entry_weight = ern_arena_take(a, n_entries, sizeof(float));
     s->expert_begin = ern_arena_take(a, (size_t)hp->n_experts + 1, sizeof(uint32_t));
     s->segments = ern_arena_take(a, (size_t)hp->n_experts + 1, sizeof(cpu_segment));
+    if (b->experts) cpu_take_stream(s, a);
 }
 
 static void cpu_take_attention(ern_backend_state *s, ern_arena *a)
@@ -125,6 +152,7 @@ static void cpu_state_shape(ern_backend_state *s, const ern_backend *backend,
     s->hp = backend->weights->hparams;
     s->options = *options;
     s->allocator = *options->allocator;
+    atomic_init(&s->failed, false);
 }
 
 /* Measure into two counts; the state is only a shape here. */

@@ -37,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         (void)sum;
         for (uint32_t i = 0; i < format.header->n_records; i++)
             if (ern_format_verify_record(&format, i, NULL, &error) != ERNIE_OK && seal) abort();
-        ern_format_verify_gaps(&format, NULL, &error);
+        ern_format_verify_gaps(&format, format.n_bytes, NULL, &error);
     }
     free(image);
     return 0;

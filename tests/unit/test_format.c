@@ -57,7 +57,7 @@ static ernie_status verify_image(const ern_format *format, ernie_error *error)
         const ernie_status status = ern_format_verify_record(format, i, NULL, error);
         if (status != ERNIE_OK) return status;
     }
-    return ern_format_verify_gaps(format, NULL, error);
+    return ern_format_verify_gaps(format, format->n_bytes, NULL, error);
 }
 
 /* ---- Sizes and order ----------------------------------------------------------------------- */
@@ -685,7 +685,7 @@ static void damage_is_located(void **state)
     image[n - 1] = 9; /* the last expert's padding */
     char place[64];
     snprintf(place, sizeof place, "byte %zu ", n - 1);
-    assert_int_equal(ern_format_verify_gaps(&format, NULL, &error), ERNIE_CORRUPT);
+    assert_int_equal(ern_format_verify_gaps(&format, format.n_bytes, NULL, &error), ERNIE_CORRUPT);
     assert_non_null(strstr(error.message, place));
     test_model_free(image);
 }
@@ -699,7 +699,7 @@ static void verification_can_be_cancelled(void **state)
     unsigned char *image = test_model_build(&tiny, &n);
     assert_int_equal(read_image(&format, image, n, NULL), ERNIE_OK);
     assert_int_equal(ern_format_verify_record(&format, 0, &cancel, NULL), ERNIE_CANCELLED);
-    assert_int_equal(ern_format_verify_gaps(&format, &cancel, NULL), ERNIE_CANCELLED);
+    assert_int_equal(ern_format_verify_gaps(&format, format.n_bytes, &cancel, NULL), ERNIE_CANCELLED);
     test_model_free(image);
 }
 

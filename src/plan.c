@@ -1,0 +1,121 @@
+/* Who gets which memory (plan.h). */
+#include "plan.h"
+
+#include "kv.h"
+
+#define PLAN_CTX_DEFAULT   4096u
+#define PLAN_BATCH_DEFAULT 512u
+#define PLAN_RESERVE_MIN   ((uint64_t)512 << 20) /* left to the machine by default, */
+#define PLAN_RESERVE_PART  16                    /* or this part of what is available */
+
+static double plan_gb(uint64_t n_bytes)
+{
+    return 1e-9 * (double)n_bytes;
+}
+
+ERN_FN uint64_t ern_plan_n_experts(const ern_header *h)
+{
+    return (uint64_t)ern_n_moe_layers(&h->hparams) * h->hparams.n_experts;
+}
+
+ERN_FN uint64_t ern_plan_slots_min(const ern_header *h)
+{
+    const uint64_t all = ern_plan_n_experts(h), wanted = 2 * (uint64_t)h->hparams.moe_k;
+    return wanted < all ? wanted : all;
+}
+
+/* Experts behind everything else in the file, as every writer here lays it out: then all but them is the
+ * file's beginning. Numbers that overflow or leave the file are no such layout. */
+static bool plan_experts_last(const ern_header *h, uint64_t n_bytes)
+{
+    const ern_section *experts = &h->section[ERN_SECTION_EXPERTS];
+    if (h->hparams.n_experts == 0 || h->expert_bytes == 0) return false;
+    if (experts->offset < ERN_HEADER_BYTES || experts->offset > n_bytes) return false;
+    for (unsigned i = 0; i < ERN_SECTION_EXPERTS; i++) {
+        const ern_section *s = &h->section[i];
+        if (s->n_bytes > experts->offset || s->offset > experts->offset - s->n_bytes) return false;
+    }
+    return h->file_bytes == n_bytes && experts->n_bytes == n_bytes - experts->offset
+           && h->expert_bytes <= experts->n_bytes;
+}
+
+static bool plan_is_header(const ern_header *h)
+{
+    return memcmp(h->magic, ERN_MAGIC, sizeof h->magic) == 0
+           && ern_hparams_check(&h->hparams, NULL) == ERNIE_OK;
+}
+
+/* Keys and values exactly; activations by the widths of what a layer computes, a little too many. The
+ * backend's own plan decides when the session is created. */
+static uint64_t plan_session_bytes(const ern_hparams *hp, const ern_plan_session *session)
+{
+    const uint64_t limit = hp->context_max;
+    const uint64_t wanted = session->n_ctx ? session->n_ctx : PLAN_CTX_DEFAULT;
+    const uint64_t n_ctx = wanted < limit ? wanted : limit;
+    const uint64_t batch = session->n_batch ? session->n_batch : PLAN_BATCH_DEFAULT;
+    const uint64_t n_batch = batch < n_ctx ? batch : n_ctx;
+    const ern_kv kv = ern_kv_of(session->kv_type);
+    const uint64_t row = ern_kv_key_bytes(kv, hp->head_dim) + ern_kv_value_bytes(kv, hp->head_dim);
+    const uint64_t width = 3 * (uint64_t)hp->hidden_size + hp->intermediate_size
+                           + hp->shared_intermediate_size
+                           + (uint64_t)hp->head_dim * (3 * hp->n_heads + 2 * hp->n_kv_heads)
+                           + hp->moe_k * ((uint64_t)hp->hidden_size + hp->moe_intermediate_size);
+    return n_ctx * hp->n_layers * hp->n_kv_heads * row + 6 * n_batch * width
+           + 24 * (uint64_t)hp->vocab_size;
+}
+
+/* What the machine has to give, less a reserve; no ceiling when it does not tell. */
+static uint64_t plan_default_ceiling(uint64_t available)
+{
+    const uint64_t part = available / PLAN_RESERVE_PART;
+    const uint64_t reserve = part > PLAN_RESERVE_MIN ? part : PLAN_RESERVE_MIN;
+    if (available == 0) return ERN_PLAN_UNLIMITED;
+    return available > reserve ? available - reserve : 0;
+}
+
+static ernie_status plan_refuse(const ern_plan *plan, uint64_t least, const char *why,
+                                ernie_error *error)
+{
+    return ern_error_set(error, ERNIE_NO_MEMORY,
+                         "a ceiling of %.2f GB is too low: %s and a session of %.2f GB need %.2f GB "
+                         "at least; a shorter context or a model of fewer bits needs less",
+                         plan_gb(plan->ceiling), why, plan_gb(plan->session_bytes),
+                         plan_gb(least));
+}
+
+ERN_FN ernie_status ern_plan_make(ern_plan *plan, const ern_header *h, uint64_t n_bytes,
+                                  uint64_t memory, const ern_plan_session *session,
+                                  unsigned n_readers, ernie_error *error)
+{
+    char why[96];
+    *plan = (ern_plan){ .file_bytes = n_bytes,
+                        .resident_bytes = n_bytes,
+                        .ceiling = memory ? memory : ERN_PLAN_UNLIMITED };
+    if (!plan_is_header(h) || memory == ERN_PLAN_UNLIMITED) return ERNIE_OK;
+    plan->session_bytes = plan_session_bytes(&h->hparams, session);
+    plan->available = ern_memory_available();
+    const uint64_t ceiling = memory ? memory : plan_default_ceiling(plan->available);
+    if (n_bytes <= ceiling && plan->session_bytes <= ceiling - n_bytes) return ERNIE_OK;
+    if (!plan_experts_last(h, n_bytes)) {
+        if (!memory) return ERNIE_OK; /* the system decides which pages stay */
+        snprintf(why, sizeof why, "the model's %.2f GB, which have no experts to stream,",
+                 plan_gb(n_bytes));
+        return plan_refuse(plan, n_bytes + plan->session_bytes, why, error);
+    }
+    plan->resident_bytes = h->section[ERN_SECTION_EXPERTS].offset;
+    const uint64_t held = plan->resident_bytes
+                          + (h->expert_bytes + 64) * ern_plan_slots_min(h)
+                          + ern_plan_n_experts(h) * 64 + n_readers * ((uint64_t)64 << 10);
+    plan->ceiling = ceiling;
+    plan->streams = true;
+    if (held <= ceiling && plan->session_bytes <= ceiling - held) return ERNIE_OK;
+    snprintf(why, sizeof why, "%.2f GB resident, %llu experts of %.2f MB",
+             plan_gb(plan->resident_bytes), (unsigned long long)ern_plan_slots_min(h),
+             1e-6 * (double)h->expert_bytes);
+    return plan_refuse(plan, held + plan->session_bytes, why, error);
+}
+
+#undef PLAN_CTX_DEFAULT
+#undef PLAN_BATCH_DEFAULT
+#undef PLAN_RESERVE_MIN
+#undef PLAN_RESERVE_PART
