@@ -69,6 +69,12 @@ ERN_FN ernie_status ern_error_set(ernie_error *error, ernie_status code, const c
         if (condition) return ern_error_set((error), (code), __VA_ARGS__);    \
     } while (0)
 
+/* "24.6 MB", "11.85 GB" for sentences; whole bytes below a thousand. */
+typedef struct ern_bytes_text {
+    char text[24];
+} ern_bytes_text;
+ERN_FN ern_bytes_text ern_bytes(uint64_t n_bytes);
+
 /* Copy an options struct of `given` bytes (its own `size` field) over *dst, which holds defaults of
  * `known` bytes: fields the caller does not know keep the defaults; a non-zero byte that this
  * library does not know is refused. `src` may be NULL. `what` names the struct in the message. */

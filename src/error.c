@@ -30,6 +30,16 @@ ERN_FN ernie_status ern_error_set(ernie_error *error, ernie_status code, const c
     return code;
 }
 
+ERN_FN ern_bytes_text ern_bytes(uint64_t n_bytes)
+{
+    ern_bytes_text t;
+    const double n = (double)n_bytes;
+    if (n < 1e3) snprintf(t.text, sizeof t.text, "%u bytes", (unsigned)n_bytes);
+    else if (n < 1e9) snprintf(t.text, sizeof t.text, "%.*f MB", n < 1e6 ? 3 : 1, 1e-6 * n);
+    else snprintf(t.text, sizeof t.text, "%.2f GB", 1e-9 * n);
+    return t;
+}
+
 ERN_FN ernie_status ern_options_copy(void *dst, size_t known, const void *src, const char *what,
                                      ernie_error *error)
 {

@@ -98,10 +98,9 @@ static ernie_status model_plan(ernie_model *m, const ern_header *header, uint64_
     m->streams = plan->streams;
     if (status == ERNIE_OK && plan->streams)
         ern_log_write(&m->log, ERNIE_LOG_INFO,
-                      "%.2f GB of weights do not fit into %.2f GB: %.2f GB are resident, experts "
-                      "come from disk",
-                      1e-9 * (double)n_bytes, 1e-9 * (double)plan->ceiling,
-                      1e-9 * (double)plan->resident_bytes);
+                      "%s of weights do not fit into %s: %s are resident, experts come from disk",
+                      ern_bytes(n_bytes).text, ern_bytes(plan->ceiling).text,
+                      ern_bytes(plan->resident_bytes).text);
     return status;
 }
 

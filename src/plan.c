@@ -8,11 +8,6 @@
 #define PLAN_RESERVE_MIN   ((uint64_t)512 << 20) /* left to the machine by default, */
 #define PLAN_RESERVE_PART  16                    /* or this part of what is available */
 
-static double plan_gb(uint64_t n_bytes)
-{
-    return 1e-9 * (double)n_bytes;
-}
-
 ERN_FN uint64_t ern_plan_n_experts(const ern_header *h)
 {
     return (uint64_t)ern_n_moe_layers(&h->hparams) * h->hparams.n_experts;
@@ -73,14 +68,14 @@ static uint64_t plan_default_ceiling(uint64_t available)
     return available > reserve ? available - reserve : 0;
 }
 
+/* Even without a session it cannot work; how much a session takes is known when one is created. */
 static ernie_status plan_refuse(const ern_plan *plan, uint64_t least, const char *why,
                                 ernie_error *error)
 {
     return ern_error_set(error, ERNIE_NO_MEMORY,
-                         "a ceiling of %.2f GB is too low: %s and a session of %.2f GB need %.2f GB "
-                         "at least; a shorter context or a model of fewer bits needs less",
-                         plan_gb(plan->ceiling), why, plan_gb(plan->session_bytes),
-                         plan_gb(least));
+                         "a ceiling of %s is too low: %s take %s, and a session some more; a model "
+                         "of fewer bits needs less",
+                         ern_bytes(plan->ceiling).text, why, ern_bytes(least).text);
 }
 
 ERN_FN ernie_status ern_plan_make(ern_plan *plan, const ern_header *h, uint64_t n_bytes,
@@ -97,10 +92,8 @@ ERN_FN ernie_status ern_plan_make(ern_plan *plan, const ern_header *h, uint64_t 
     const uint64_t ceiling = memory ? memory : plan_default_ceiling(plan->available);
     if (n_bytes <= ceiling && plan->session_bytes <= ceiling - n_bytes) return ERNIE_OK;
     if (!plan_experts_last(h, n_bytes)) {
-        if (!memory) return ERNIE_OK; /* the system decides which pages stay */
-        snprintf(why, sizeof why, "the model's %.2f GB, which have no experts to stream,",
-                 plan_gb(n_bytes));
-        return plan_refuse(plan, n_bytes + plan->session_bytes, why, error);
+        if (!memory || n_bytes <= ceiling) return ERNIE_OK; /* by default the system has its way */
+        return plan_refuse(plan, n_bytes, "the weights, with no experts to leave on disk,", error);
     }
     plan->resident_bytes = h->section[ERN_SECTION_EXPERTS].offset;
     const uint64_t held = plan->resident_bytes
@@ -108,11 +101,11 @@ ERN_FN ernie_status ern_plan_make(ern_plan *plan, const ern_header *h, uint64_t 
                           + ern_plan_n_experts(h) * 64 + n_readers * ((uint64_t)64 << 10);
     plan->ceiling = ceiling;
     plan->streams = true;
-    if (held <= ceiling && plan->session_bytes <= ceiling - held) return ERNIE_OK;
-    snprintf(why, sizeof why, "%.2f GB resident, %llu experts of %.2f MB",
-             plan_gb(plan->resident_bytes), (unsigned long long)ern_plan_slots_min(h),
-             1e-6 * (double)h->expert_bytes);
-    return plan_refuse(plan, held + plan->session_bytes, why, error);
+    if (held <= ceiling) return ERNIE_OK;
+    snprintf(why, sizeof why, "%s of resident weights and %llu experts of %s",
+             ern_bytes(plan->resident_bytes).text, (unsigned long long)ern_plan_slots_min(h),
+             ern_bytes(h->expert_bytes).text);
+    return plan_refuse(plan, held, why, error);
 }
 
 #undef PLAN_CTX_DEFAULT

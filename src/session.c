@@ -86,11 +86,6 @@ static const ern_hparams *session_hparams(const ernie_model *model)
     return &model->format.header->hparams;
 }
 
-static double session_gb(uint64_t n_bytes)
-{
-    return 1e-9 * (double)n_bytes;
-}
-
 static uint64_t session_slots_min(const ernie_model *model)
 {
     return model->experts ? ern_plan_slots_min(model->format.header) : 0;
@@ -128,14 +123,14 @@ static ernie_status session_refuse(const ernie_model *model, const ern_state_opt
     const uint64_t slots = session_slots_bytes(model, session_slots_min(model));
     const uint64_t held = ern_model_held(model), least = held + slots + need->total_bytes;
     const uint32_t fits = session_context_that_fits(model, *state);
-    char advice[64] = "";
+    char experts[64] = "", advice[64] = "";
+    if (slots) snprintf(experts, sizeof experts, ", experts %s", ern_bytes(slots).text);
     if (fits) snprintf(advice, sizeof advice, ", and a context of %u tokens would fit", fits);
     return ern_error_set(error, ERNIE_NO_MEMORY,
-                         "%.3f GB of memory are too little: %.3f GB are held, a session of %u "
-                         "tokens needs %.3f GB%s; %.3f GB would do%s",
-                         session_gb(model->ceiling), session_gb(held), state->n_ctx,
-                         session_gb(need->total_bytes), slots ? " and experts some" : "",
-                         session_gb(least), advice);
+                         "a ceiling of %s is too low: %s are held, a session of %u tokens needs "
+                         "%s%s; %s would do%s",
+                         ern_bytes(model->ceiling).text, ern_bytes(held).text, state->n_ctx,
+                         ern_bytes(need->total_bytes).text, experts, ern_bytes(least).text, advice);
 }
 
 /* Make room for a session under the ceiling: experts get what is left. The budget's lock is held. */

@@ -208,7 +208,7 @@ static void stream_abandon(ern_backend_state *s)
 static void stream_keep_parts(ern_backend_state *s)
 {
     cpu_stream *st = s->stream;
-    if (st->one && st->n_wave < st->n_planned) st->parts_used = true;
+    if (st->one && st->n_wave && st->n_wave < st->n_planned) st->parts_used = true;
     for (size_t i = 0; i < st->n_planned && st->parts_used; i++)
         st->planned[i].part = st->parts + i * s->x_stride;
 }

@@ -209,7 +209,8 @@ static void every_cut_is_named(void **state)
     write_sample();
     image i = load();
     for (size_t n = 0; n < i.n; n++)
-        refuse(i.data, n, ERNIE_FORMAT, n < sizeof(ern_trace_head) ? "a trace at least" : "cut off");
+        refuse(i.data, n, ERNIE_FORMAT,
+               n < sizeof(ern_trace_head) ? "a trace at least" : "cut off");
     memset(i.data + i.n, 0, 3);
     refuse(i.data, i.n + 3, ERNIE_FORMAT, "3 bytes follow its end");
     free(i.data);
@@ -236,8 +237,8 @@ static void every_damage_is_seen(void **state)
 static void lies_are_refused(void **state)
 {
     (void)state;
-    /* Three layers: batch 0 at 126 has choices from 142 to 202, batch 1 from 218 to 230, batch 2 from
-     * 246 to 258, then comes the end. */
+    /* Three layers: batch 0 at 126 has choices from 142 to 202, batch 1 from 218 to 230, batch 2
+     * from 246 to 258, then comes the end. */
     static const struct {
         size_t at, n; /* bytes to write */
         uint64_t value;
@@ -360,8 +361,8 @@ static void only_the_end_of_a_prompt_counts_as_used(void **state)
 {
     (void)state;
     int32_t prompt[40];
-    /* Tokens 0 to 7 choose 2, the 32 after them 0 and then 3: with two slots 3 takes the place of 2,
-     * not of 0, which stands in the first. */
+    /* Tokens 0 to 7 choose 2, the 32 after them 0 and then 3: with two slots 3 takes the place of
+     * 2, not of 0, which stands in the first. */
     for (int i = 0; i < 40; i++) prompt[i] = i < 8 ? 2 : i < 20 ? 0 : 3;
     const int32_t after[] = { 0, 3, 2 };
     ern_trace_out *out = begin(1, 4, 1, NULL);
@@ -375,6 +376,15 @@ static void only_the_end_of_a_prompt_counts_as_used(void **state)
         assert_int_equal(result.decoded.n_pins, 3);
         assert_int_equal(result.decoded.n_hits, 2);
     }
+    /* A decoded token counts as used, also when a long prompt goes on behind it: 0 stays. */
+    for (int i = 0; i < 40; i++) prompt[i] = i < 8 ? 1 : 2;
+    const int32_t zero[] = { 0 };
+    out = begin(1, 4, 1, NULL);
+    add_list(out, 0, zero, 1);
+    ern_trace_out_route(out, 1, false, 1, 40, prompt);
+    add_list(out, 41, zero, 1);
+    OK(ern_trace_out_commit(out, &error));
+    assert_int_equal(replay(ERN_REPLAY_LRU, 2).decoded.n_hits, 1);
     /* A long prompt passes through: of four experts two were used before it and stay. */
     for (int i = 0; i < 40; i++) prompt[i] = i < 8 ? 2 + i % 2 : 1;
     const int32_t before[] = { 0, 1 }, again[] = { 0, 1 };

@@ -43,23 +43,15 @@ static uint64_t replay_prompt_end(const ern_trace *trace, size_t i_batch)
     }
 }
 
-static void replay_add_decoded(ern_replay *r, const ern_trace_batch *batch, size_t layer, size_t k)
-{
-    for (size_t i = 0; i < k; i++)
-        r->pins[r->n_pins++] = (replay_pin){ .expert = (uint32_t)(layer * r->n_experts
-                                                                  + batch->experts[layer * k + i]),
-                                             .recent = true };
-}
-
-/* Each expert once, in the order of their numbers. `of` [n_experts]: 1 chosen, 2 by one of the
- * prompt's last tokens. */
-static void replay_add_prompt(ern_replay *r, const ern_trace_batch *batch, size_t layer, size_t k,
-                              uint64_t prompt_end, unsigned char *of)
+/* Each expert once, in the order of their numbers, as the engine asks for them. `of` [n_experts]: 1
+ * chosen, 2 by one of the prompt's last tokens or a decoded one. */
+static void replay_add_batch(ern_replay *r, const ern_trace_batch *batch, size_t layer, size_t k,
+                             uint64_t prompt_end, unsigned char *of)
 {
     const uint16_t *chosen = batch->experts + layer * batch->n_tokens * k;
     memset(of, 0, r->n_experts);
     for (size_t t = 0; t < batch->n_tokens; t++) {
-        const bool recent = batch->position + t + ERN_REPLAY_RECENT >= prompt_end;
+        const bool recent = batch->decoded || batch->position + t + ERN_REPLAY_RECENT >= prompt_end;
         for (size_t i = 0; i < k; i++)
             if (of[chosen[t * k + i]] < 1 + recent)
                 of[chosen[t * k + i]] = (unsigned char)(1 + recent);
@@ -83,10 +75,7 @@ static void replay_fill(ern_replay *r, const ern_trace *trace, unsigned char *of
                                                        .layer = (uint16_t)layer,
                                                        .decoded = batch->decoded,
                                                        .ends_batch = layer + 1 == r->n_layers };
-            if (batch->decoded)
-                replay_add_decoded(r, batch, layer, k);
-            else
-                replay_add_prompt(r, batch, layer, k, prompt_end, of);
+            replay_add_batch(r, batch, layer, k, prompt_end, of);
         }
     }
     r->groups[r->n_groups] = (replay_group){ .begin = (uint32_t)r->n_pins };

@@ -24,8 +24,8 @@ typedef struct ern_replay_result {
     ern_replay_count decoded, prompt;
 } ern_replay_result;
 
-/* How tokens choose. Each run of tokens at consecutive positions, decoded ones or a prompt's, counts
- * on its own. -1: too few tokens to say. */
+/* How tokens choose. Each run of tokens at consecutive positions, decoded or a prompt's, counts on
+ * its own. -1: too few tokens to say. */
 typedef struct ern_replay_choices {
     double overlap;        /* part of a token's experts that the token before chose, too */
     double reuse_distance; /* median of the tokens since an expert was last chosen in the run */
@@ -34,8 +34,8 @@ typedef struct ern_replay_choices {
 
 typedef struct ern_replay ern_replay;
 
-/* Turn a trace into the experts asked for one after the other: for a decoded token its choices layer
- * by layer, for a batch of a prompt each expert that any of its tokens chose once.
+/* Turn a trace into the experts asked for one after the other: layer by layer, those that a decoded
+ * token chose, or each that any token of a prompt's batch chose, once.
  * ERNIE_NO_MEMORY; ERNIE_INVALID when there is nothing to replay or too much. */
 ERN_FN ernie_status ern_replay_open(ern_replay **out, const ern_trace *trace, ernie_error *error);
 ERN_FN void ern_replay_close(ern_replay *replay); /* NULL is fine */

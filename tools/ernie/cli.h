@@ -111,7 +111,7 @@ size_t cli_logits_piece(size_t n_vocab);
 
 /* Without the option these do nothing. */
 
-/* Open the trace; the session that is made with *options, which is changed, fills it. */
+/* Open the trace; the session that is made with *options, n_batch given, fills it. */
 int cli_trace_begin(cli_context *cli, const ernie_model *model, bool only_prompts,
                     ernie_session_options *options);
 

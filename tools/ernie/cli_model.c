@@ -1,25 +1,75 @@
 /* Opening what a command works on: the model, and a session that keeps within --memory. */
+#include "buffer.h"
 #include "cli.h"
 #include "interrupt.h"
 
 #include <string.h>
 
-static const double CLI_MIB = 1024.0 * 1024.0;
-enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256, CLI_SIZE_TEXT = 32 };
+enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256 };
 
 int cli_open_model(cli_context *cli, ernie_model **model)
 {
     return cli_open_model_at(cli, cli->options.positional[0], model);
 }
 
+static ernie_kv_type cli_kv_type(const cli_context *cli, ernie_kv_type kv)
+{
+    const char *name = cli->options.kv;
+    if (!name) return kv;
+    if (strcmp(name, "q8") == 0) return ERNIE_KV_Q8;
+    if (strcmp(name, "q4") == 0) return ERNIE_KV_Q4;
+    return strcmp(name, "f32") == 0 ? ERNIE_KV_F32 : ERNIE_KV_F16;
+}
+
+/* The list of experts as --warm says, by default beside the model where people talk with it; NULL: none.
+ * It lies in `text` or on the command line. */
+static const char *cli_warm_path(const cli_context *cli, const char *path, text_buffer *text)
+{
+    const char *given = cli->options.warm;
+    const bool talks = (cli->command->shape.bit & (COMMAND_RUN | COMMAND_CHAT)) != 0;
+    if (given ? strcmp(given, "none") == 0 : !talks) return NULL;
+    if (given) return given;
+    buffer_add_text(text, path);
+    buffer_add_text(text, ".warm");
+    return buffer_text(text);
+}
+
+static ernie_stream_options cli_stream(const cli_context *cli)
+{
+    const program_options *o = &cli->options;
+    ernie_stream_options stream = ERNIE_STREAM_OPTIONS_INIT;
+    stream.n_readers = o->n_readers;
+    stream.buffered = o->buffered;
+    stream.look_ahead = o->look_ahead;
+    stream.policy = o->policy && strcmp(o->policy, "lfru") == 0 ? ERNIE_STREAM_LFRU
+                                                                : ERNIE_STREAM_LRU;
+    stream.io_limit = (uint64_t)(1e9 * (double)o->io_limit);
+    stream.io_latency_us = o->io_latency_us;
+    return stream;
+}
+
+/* Weights that are to lie somewhere by name are not streamed unless a ceiling is given as well. */
+static uint64_t cli_ceiling(const cli_context *cli, const char *pages)
+{
+    if (cli->options.memory) return cli->options.memory;
+    return strcmp(pages, "auto") == 0 ? 0 : ERNIE_MEMORY_UNLIMITED;
+}
+
 int cli_open_model_at(cli_context *cli, const char *path, ernie_model **model)
 {
     ernie_model_options options = ERNIE_MODEL_OPTIONS_INIT;
-    const char *pages = cli->options.pages                      ? cli->options.pages
-                        : options_given(&cli->options, "memory") ? "mapped"
-                                                                 : "auto";
+    ernie_session_options session = ERNIE_SESSION_OPTIONS_INIT;
+    ernie_stream_options stream = cli_stream(cli);
+    text_buffer warm = { 0 };
+    const char *pages = cli->options.pages ? cli->options.pages : "auto";
     options.no_mmap = strcmp(pages, "read") == 0;
     options.no_copy = strcmp(pages, "mapped") == 0;
+    options.memory = cli_ceiling(cli, pages);
+    session.n_ctx = cli->options.n_ctx;
+    session.kv_type = cli_kv_type(cli, ERNIE_KV_DEFAULT);
+    options.session = &session;
+    stream.warm_path = cli_warm_path(cli, path, &warm);
+    options.stream = &stream;
     options.cpu = cli->options.cpu;
     options.backend = cli->options.backend;
     options.progress = progress_update;
@@ -27,8 +77,9 @@ int cli_open_model_at(cli_context *cli, const char *path, ernie_model **model)
     options.cancel = interrupt_flag();
     ernie_error error;
     progress_begin(&cli->bar, PROGRESS_BYTES);
-    if (ernie_model_open(model, path, &options, &error) != ERNIE_OK)
-        return cli_fail_error(cli, path, &error);
+    const ernie_status status = ernie_model_open(model, path, &options, &error);
+    buffer_free(&warm);
+    if (status != ERNIE_OK) return cli_fail_error(cli, path, &error);
     progress_erase(&cli->bar);
     return CLI_OK;
 }
@@ -70,38 +121,6 @@ int cli_choose_context(cli_context *cli, const ernie_model *model, size_t n_prom
     return CLI_OK;
 }
 
-static ernie_kv_type cli_kv_type(const cli_context *cli, ernie_kv_type kv)
-{
-    const char *name = cli->options.kv;
-    if (!name) return kv;
-    if (strcmp(name, "q8") == 0) return ERNIE_KV_Q8;
-    if (strcmp(name, "q4") == 0) return ERNIE_KV_Q4;
-    return strcmp(name, "f32") == 0 ? ERNIE_KV_F32 : ERNIE_KV_F16;
-}
-
-/* "4.5 MiB"; what is smaller than one, to the byte. */
-static const char *cli_size(uint64_t n_bytes, char text[CLI_SIZE_TEXT])
-{
-    if ((double)n_bytes < CLI_MIB)
-        snprintf(text, CLI_SIZE_TEXT, "%u bytes", (unsigned)n_bytes);
-    else
-        snprintf(text, CLI_SIZE_TEXT, "%.1f MiB", (double)n_bytes / CLI_MIB);
-    return text;
-}
-
-/* Weights do not count: mapped, as they are here unless asked otherwise, the system can drop them. */
-static int cli_check_memory(cli_context *cli, const ernie_memory *memory)
-{
-    if (!options_given(&cli->options, "memory") || memory->total_bytes <= cli->options.memory)
-        return CLI_OK;
-    char limit[CLI_SIZE_TEXT], total[CLI_SIZE_TEXT], kv[CLI_SIZE_TEXT], scratch[CLI_SIZE_TEXT];
-    return cli_fail(cli, CLI_FAILED,
-                    "option --memory: %s, but the session needs %s (keys and values %s, scratch "
-                    "%s); use a smaller --ctx",
-                    cli_size(cli->options.memory, limit), cli_size(memory->total_bytes, total),
-                    cli_size(memory->kv_bytes, kv), cli_size(memory->scratch_bytes, scratch));
-}
-
 int cli_open_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,
                      ernie_memory *memory, ernie_session **session)
 {
@@ -115,10 +134,11 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
     ernie_error error;
     if (ernie_session_plan(model, &options, &plan, &error) != ERNIE_OK)
         return cli_fail_error(cli, NULL, &error);
-    int status = cli_check_memory(cli, &plan);
-    if (status == CLI_OK && wanted->traced)
-        status = cli_trace_begin(cli, model, wanted->only_prompts, &options);
-    if (status != CLI_OK) return status;
+    if (wanted->traced) {
+        options.n_batch = plan.n_batch; /* the trace has room for as many */
+        const int status = cli_trace_begin(cli, model, wanted->only_prompts, &options);
+        if (status != CLI_OK) return status;
+    }
     if (ernie_session_create(session, model, &options, &error) != ERNIE_OK)
         return cli_fail_error(cli, NULL, &error);
     if (wanted->traced) cli->trace.session = *session;

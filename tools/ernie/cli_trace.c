@@ -3,8 +3,6 @@
 #include "cli.h"
 #include "../convert/trace.h"
 
-enum { CLI_TRACE_BATCH = 512 }; /* tokens of a forward step */
-
 static void cli_trace_route(uint32_t layer, uint32_t n_tokens, uint32_t moe_k,
                             const int32_t *experts, const float *weights, void *user)
 {
@@ -32,13 +30,12 @@ int cli_trace_begin(cli_context *cli, const ernie_model *model, bool only_prompt
     if (!path) return CLI_OK;
     int status = cli_check_out(cli, path);
     if (status == CLI_OK
-        && ern_trace_out_open(&trace->out, path, model, CLI_TRACE_BATCH, NULL, &error) != ERNIE_OK)
+        && ern_trace_out_open(&trace->out, path, model, options->n_batch, NULL, &error) != ERNIE_OK)
         status = cli_fail_error(cli, "option --trace", &error);
     if (status != CLI_OK) return status;
     trace->only_prompts = only_prompts;
     trace->progress = options->progress;
     trace->progress_user = options->progress_user;
-    options->n_batch = CLI_TRACE_BATCH;
     options->progress = cli_trace_progress;
     options->progress_user = trace;
     options->route = cli_trace_route;

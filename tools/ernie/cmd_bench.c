@@ -145,11 +145,12 @@ static void bench_plan(bench_state *bench)
 static int bench_open(bench_state *bench)
 {
     const double start = progress_clock();
+    bench_plan(bench);
+    bench->cli->options.n_ctx = (uint32_t)bench->n_ctx; /* what opening plans memory for */
     int status = cli_open_model(bench->cli, &bench->model);
     bench->load_s = progress_clock() - start;
     if (status != CLI_OK) return status;
     bench->info = cli_model_info(bench->model);
-    bench_plan(bench);
     if (bench->n_ctx > bench->info.context_max)
         return cli_fail(bench->cli, CLI_FAILED,
                         "the longest prompt or context and the tokens to decode after it are %zu "

@@ -1,4 +1,4 @@
-/* ernie replay: what caches of other sizes and rules would have done with the choices of a trace. */
+/* ernie replay: what caches of other sizes and rules would have done with a trace's choices. */
 #include "cli.h"
 #include "../convert/replay.h"
 

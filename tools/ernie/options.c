@@ -147,12 +147,29 @@ static const option_row option_rows[] = {
     { "kv", 0, "TYPE", OPTION_CHOICE, COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8|q4",
       "type of the cached keys and values: f16, f32, q8 or q4 [f32]" },
     { "memory", 0, "SIZE", OPTION_SIZE, SESSIONS, AT(memory), 0, 0, NULL,
-      "refuse to start when keys, values and scratch need more than SIZE, such as 512M or 4G; "
-      "weights are not counted, wherever they lie [no limit]" },
+      "take at most SIZE, such as 512M or 4G, weights, keys, values and all: a model with experts that "
+      "does not fit reads them from its file when they are chosen and keeps as many as there is room for "
+      "[what is free, less a reserve]" },
+    { "readers", 0, "N", OPTION_COUNT, SESSIONS, AT(n_readers), 1, 64, NULL,
+      "threads that read experts from disk [4]" },
+    { "buffered", 0, NULL, OPTION_FLAG, SESSIONS, AT(buffered), 0, 0, NULL,
+      "read experts through the system's page cache instead of past it" },
+    { "look-ahead", 0, NULL, OPTION_FLAG, SESSIONS, AT(look_ahead), 0, 0, NULL,
+      "while the disk is idle read the experts that the next layer will probably choose" },
+    { "policy", 0, "NAME", OPTION_CHOICE, SESSIONS, AT(policy), 0, 0, "lru|lfru",
+      "which expert gives way to another: lru, the one used longest ago, or lfru, among those of an age "
+      "the one used less often [lru]" },
+    { "warm", 0, "FILE", OPTION_TEXT, SESSIONS, AT(warm), 0, 0, NULL,
+      "list of the experts that memory held last, read at the start and written at the end; none for "
+      "no list [MODEL.warm in run and chat, else none]" },
+    { "io-limit", 0, "GB/S", OPTION_REAL_ABOVE, SESSIONS, AT(io_limit), 0, 1000, NULL,
+      "read experts no faster than so many gigabytes a second, to measure [no limit]" },
+    { "io-latency", 0, "US", OPTION_COUNT, SESSIONS, AT(io_latency_us), 0, 1000000, NULL,
+      "make each read take so many microseconds more, to measure [0]" },
     { "pages", 0, "KIND", OPTION_CHOICE, SESSIONS, AT(pages), 0, 0, "auto|mapped|read",
       "where weights lie: auto (mapped from the file, and copied to huge pages in idle time where that "
-      "is faster and memory allows), mapped (no copy), or read (into memory at once) [auto; mapped "
-      "with --memory]" },
+      "is faster and memory allows; experts on disk where memory does not allow even the mapping), mapped "
+      "(no copy), or read (into memory at once) [auto]" },
     { "threads", 0, "N", OPTION_COUNT, SESSIONS, AT(n_threads), 1, THREADS_MAX, NULL,
       "worker threads [one per physical core]" },
     { "backend", 0, "NAME", OPTION_CHOICE, MODELS, AT(backend), 0, 0, "auto|cpu",
@@ -204,7 +221,7 @@ enum {
     OPTION_ROWS = sizeof option_rows / sizeof option_rows[0],
     OPTION_LONG_VALUE = 256 /* getopt's value of row i is this plus i; letters lie below */
 };
-_Static_assert(OPTION_ROWS <= 64, "options.given has a bit for each row");
+_Static_assert((int)OPTION_ROWS <= (int)OPTIONS_MAX, "options.given has a place for each row");
 
 __attribute__((format(printf, 2, 3))) static bool options_fail(usage_error *error,
                                                                const char *format, ...)
@@ -341,10 +358,10 @@ static bool options_set(program_options *options, const option_row *row, const c
                         usage_error *error)
 {
     void *field = (char *)options + row->offset;
-    const uint64_t bit = UINT64_C(1) << (row - option_rows);
-    if ((options->given & bit) && !options_adds(row->kind))
+    bool *given = &options->given[row - option_rows];
+    if (*given && !options_adds(row->kind))
         return options_fail(error, "option --%s: given twice", row->name);
-    options->given |= bit;
+    *given = true;
     switch (row->kind) {
     case OPTION_FLAG: *(bool *)field = true; return true;
     case OPTION_TEXT: *(const char **)field = text; return true;
@@ -480,7 +497,7 @@ bool options_parse(program_options *options, const command_shape *command, int a
 bool options_given(const program_options *options, const char *name)
 {
     for (int i = 0; i < OPTION_ROWS; i++)
-        if ((options->given >> i & 1) && !strcmp(option_rows[i].name, name)) return true;
+        if (options->given[i] && !strcmp(option_rows[i].name, name)) return true;
     return false;
 }
 

@@ -42,20 +42,24 @@ typedef struct bias_list {
     size_t n;
 } bias_list;
 
+enum { OPTIONS_MAX = 128 }; /* rows of the table at most */
+
 /* Zero is "not given" in every field; options_given tells a given zero from none. Texts point into
  * argv. */
 typedef struct program_options {
     const char *positional[OPTIONS_POSITIONAL_MAX];
     size_t n_positional;
-    uint64_t given; /* bit i: row i of the table was given */
+    bool given[OPTIONS_MAX]; /* of each row of the table */
 
     bool help, quiet, json, raw, records, special, literal_text, force, all, common, diagonal,
-        fast;
+        fast, buffered, look_ahead;
     const char *prompt, *system_message, *search_context, *load_session, *save_session;
-    const char *backend, *cpu, *kv, *pages;
-    const char *type, *preset, *imatrix, *chat, *name, *shape, *against, *trace, *policy;
+    const char *backend, *cpu, *kv, *pages, *policy, *warm, *trace;
+    const char *type, *preset, *imatrix, *chat, *name, *shape, *against;
     uint32_t n_tokens, n_layers, n_ctx, n_threads, n_limit, n_skip, n_repeat, n_logprobs, top_k;
+    uint32_t n_readers, io_latency_us;
     float temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;
+    float io_limit; /* GB/s */
     uint64_t seed, memory;
     id_list ids, stop_ids;
     id_list prompts, contexts; /* counts of tokens */
