@@ -47,7 +47,9 @@ static void session_grow_batch(const ernie_model *model, ern_state_options *stat
         if (session_measure(model, &more, &memory, NULL) != ERNIE_OK) return;
         if (held + memory.kv_bytes > model->ceiling
             || memory.scratch_bytes
-                   > (model->ceiling - held - memory.kv_bytes) / SESSION_STREAM_PART)
+                   > (model->ceiling - held - memory.kv_bytes) / SESSION_STREAM_PART
+            || ern_model_slots(model, memory.total_bytes)
+                   < ern_plan_slots_min(model->format.header))
             return;
         *state = more;
     }

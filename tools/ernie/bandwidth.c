@@ -106,13 +106,14 @@ static double bandwidth_run(bandwidth_slice *slices, pthread_t *threads, unsigne
 
 /* Every thread may sit beside a last-level cache of its own. Never more than a part of the machine's
  * memory, and as if the caches were small where the system does not tell. */
-static size_t bandwidth_bytes(unsigned n_threads)
+static size_t bandwidth_bytes(unsigned n_threads, uint64_t most)
 {
     long cache = 0;
 #ifdef _SC_LEVEL3_CACHE_SIZE
     cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
 #endif
     uint64_t bytes = cache > 0 ? BANDWIDTH_CACHES * (uint64_t)cache * n_threads : 0;
+    if (bytes > most) bytes = most;
     if (bytes < BANDWIDTH_BYTES_MIN) bytes = BANDWIDTH_BYTES_MIN;
     if (bytes > BANDWIDTH_BYTES_MAX) bytes = BANDWIDTH_BYTES_MAX;
     const long n_pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
@@ -122,9 +123,9 @@ static size_t bandwidth_bytes(unsigned n_threads)
     return bytes <= SIZE_MAX / 2 ? (size_t)bytes : SIZE_MAX / 2;
 }
 
-double bandwidth_measure(unsigned n_threads)
+double bandwidth_measure(unsigned n_threads, uint64_t most_bytes)
 {
-    const size_t n_bytes = bandwidth_bytes(n_threads);
+    const size_t n_bytes = bandwidth_bytes(n_threads, most_bytes);
     uint64_t *block = malloc(n_bytes);
     pthread_t *threads = calloc(n_threads, sizeof *threads);
     bandwidth_slice *slices = calloc(n_threads, sizeof *slices);

@@ -83,11 +83,16 @@ int cli_open_model_at(cli_context *cli, const char *path, ernie_model **model); 
 /* What a command wants of its session, beside what --kv, --threads and --memory say. */
 typedef struct cli_session {
     uint64_t n_ctx;
+    uint32_t n_batch;   /* 0: as the library thinks best */
     ernie_kv_type kv;   /* where --kv does not speak */
     bool shows_feeding; /* the bar moves while a prompt is fed; otherwise it is the command's own */
     bool traced;        /* it is the one that --trace means */
     bool only_prompts;  /* a token fed alone is not decoded either */
 } cli_session;
+
+/* What such a session would take. */
+int cli_plan_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,
+                     ernie_memory *memory);
 
 /* Create a session. `memory`, which may be NULL, receives the plan. */
 int cli_open_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,
@@ -97,6 +102,12 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
  * within the model's limit and at least 4096 or that limit. Fails when the prompt cannot fit. */
 int cli_choose_context(cli_context *cli, const ernie_model *model, size_t n_prompt, uint64_t n_new,
                        uint64_t *n_ctx);
+
+/* Bytes a second that experts of a streamed model come at: --io-limit, else as measured for a second. */
+int cli_disk_rate(cli_context *cli, const ernie_model *model, double *rate);
+
+/* Bytes a second that threads read memory at, measured in what the plan leaves beneath its ceiling. */
+double cli_memory_rate(const ernie_memory *plan);
 
 ernie_model_info cli_model_info(const ernie_model *model);
 
@@ -167,5 +178,6 @@ int cmd_bench(cli_context *cli);
 int cmd_calibrate(cli_context *cli);
 int cmd_tune(cli_context *cli);
 int cmd_replay(cli_context *cli);
+int cmd_plan(cli_context *cli);
 
 #endif

@@ -1,4 +1,5 @@
 /* Opening what a command works on: the model, and a session that keeps within --memory. */
+#include "bandwidth.h"
 #include "buffer.h"
 #include "cli.h"
 #include "interrupt.h"
@@ -6,6 +7,8 @@
 #include <string.h>
 
 enum { CLI_CONTEXT_DEFAULT = 4096, CLI_CONTEXT_UNIT = 256 };
+
+static const double CLI_PROBE_SECONDS = 1;
 
 int cli_open_model(cli_context *cli, ernie_model **model)
 {
@@ -48,9 +51,13 @@ static ernie_stream_options cli_stream(const cli_context *cli)
     return stream;
 }
 
-/* Weights that are to lie somewhere by name are not streamed unless a ceiling is given as well. */
+/* Weights that are to lie somewhere by name are not streamed unless a ceiling is given as well. What
+ * makes no session looks into the mapped file, or has a --memory of another meaning. */
 static uint64_t cli_ceiling(const cli_context *cli, const char *pages)
 {
+    const unsigned planned = COMMAND_RUN | COMMAND_CHAT | COMMAND_LOGITS | COMMAND_EVAL
+                             | COMMAND_BENCH | COMMAND_PLAN;
+    if (!(cli->command->shape.bit & planned)) return ERNIE_MEMORY_UNLIMITED;
     if (cli->options.memory) return cli->options.memory;
     return strcmp(pages, "auto") == 0 ? 0 : ERNIE_MEMORY_UNLIMITED;
 }
@@ -121,8 +128,7 @@ int cli_choose_context(cli_context *cli, const ernie_model *model, size_t n_prom
     return CLI_OK;
 }
 
-int cli_open_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,
-                     ernie_memory *memory, ernie_session **session)
+static ernie_session_options cli_session_options(cli_context *cli, const cli_session *wanted)
 {
     ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
     options.n_ctx = wanted->n_ctx <= UINT32_MAX ? (uint32_t)wanted->n_ctx : UINT32_MAX;
@@ -130,10 +136,28 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
     options.kv_type = cli_kv_type(cli, wanted->kv);
     options.progress = wanted->shows_feeding ? progress_update : NULL;
     options.progress_user = &cli->bar;
-    ernie_memory plan = { .size = (uint32_t)sizeof plan };
+    options.n_batch = wanted->n_batch;
+    return options;
+}
+
+int cli_plan_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,
+                     ernie_memory *memory)
+{
+    const ernie_session_options options = cli_session_options(cli, wanted);
     ernie_error error;
-    if (ernie_session_plan(model, &options, &plan, &error) != ERNIE_OK)
-        return cli_fail_error(cli, NULL, &error);
+    *memory = (ernie_memory){ .size = (uint32_t)sizeof *memory };
+    if (ernie_session_plan(model, &options, memory, &error) == ERNIE_OK) return CLI_OK;
+    return cli_fail_error(cli, NULL, &error);
+}
+
+int cli_open_session(cli_context *cli, const ernie_model *model, const cli_session *wanted,
+                     ernie_memory *memory, ernie_session **session)
+{
+    ernie_session_options options = cli_session_options(cli, wanted);
+    ernie_memory plan;
+    ernie_error error;
+    const int planned = cli_plan_session(cli, model, wanted, &plan);
+    if (planned != CLI_OK) return planned;
     if (wanted->traced) {
         options.n_batch = plan.n_batch; /* the trace has room for as many */
         const int status = cli_trace_begin(cli, model, wanted->only_prompts, &options);
@@ -145,6 +169,22 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
     progress_begin(&cli->bar, PROGRESS_TOKENS);
     if (memory) *memory = plan;
     return CLI_OK;
+}
+
+int cli_disk_rate(cli_context *cli, const ernie_model *model, double *rate)
+{
+    ernie_error error;
+    *rate = 1e9 * (double)cli->options.io_limit;
+    if (*rate > 0) return CLI_OK;
+    if (ernie_model_read_rate(model, CLI_PROBE_SECONDS, interrupt_flag(), rate, &error) == ERNIE_OK)
+        return CLI_OK;
+    return cli_fail_error(cli, cli->options.positional[0], &error);
+}
+
+double cli_memory_rate(const ernie_memory *plan)
+{
+    const uint64_t held = plan->held_bytes, ceiling = plan->ceiling_bytes;
+    return bandwidth_measure(plan->n_threads, ceiling > held ? ceiling - held : 0);
 }
 
 /* ---- Two models ------------------------------------------------------------------------------ */

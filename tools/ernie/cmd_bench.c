@@ -2,9 +2,10 @@
  *
  * One sequence of random tokens serves everything: the session always holds a beginning of it, so
  * that going to a context feeds only what is missing, and a long one is filled once. */
-#include "bandwidth.h"
 #include "cli.h"
+#include "cost.h"
 #include "interrupt.h"
+#include "streaming.h"
 
 #include <stdlib.h>
 
@@ -16,6 +17,12 @@ enum {
     BENCH_PIECE = 512 /* tokens fed between two moves of the bar while a context is filled */
 };
 
+/* One prompt length or one context. */
+typedef struct bench_row {
+    double tps;             /* of the median run */
+    streaming_phase stream; /* of all runs together; zero where nothing is streamed */
+} bench_row;
+
 typedef struct bench_state {
     cli_context *cli;
     ernie_model *model;
@@ -26,10 +33,11 @@ typedef struct bench_state {
     size_t n_tokens, n_repeat, n_ctx;
     int32_t *ids;    /* [n_ctx] */
     double *seconds; /* [n_repeat] of the runs under way */
-    double *prefill; /* [prompts->n] tokens per second */
-    double *decode;  /* [contexts->n] tokens per second */
+    bench_row *prefill; /* [prompts->n] */
+    bench_row *decode;  /* [contexts->n] */
     double load_s;
     double read_rate; /* bytes per second */
+    double disk_rate; /* the same; 0 where nothing is streamed */
     uint64_t n_done, n_all; /* for the bar: tokens fed, and in all */
 } bench_state;
 
@@ -79,10 +87,10 @@ static int bench_compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Feed n tokens after `context` others, first to warm up, then n_repeat times; *tps is of the median.
- * The bar moves between runs only: drawing would be measured. */
+/* Feed n tokens after `context` others, first to warm up, then n_repeat times. The bar moves between
+ * runs only: drawing would be measured. */
 static ernie_status bench_measure(bench_state *bench, size_t context, size_t n, bool decodes,
-                                  double *tps, ernie_error *error)
+                                  bench_row *row, ernie_error *error)
 {
     const size_t n_warm = decodes && n > BENCH_WARM_TOKENS ? BENCH_WARM_TOKENS : n;
     ernie_status status = bench_hold(bench, context, error);
@@ -90,13 +98,15 @@ static ernie_status bench_measure(bench_state *bench, size_t context, size_t n, 
     for (size_t i = 0; i < bench->n_repeat && status == ERNIE_OK; i++) {
         progress_update("measuring", bench->n_done, bench->n_all, &bench->cli->bar);
         status = bench_hold(bench, context, error);
+        const streaming_phase since = streaming_now(bench->session);
         const double start = progress_clock();
         if (status == ERNIE_OK) status = bench_feed(bench, n, decodes, error);
         bench->seconds[i] = progress_clock() - start;
+        streaming_add(&row->stream, bench->session, &since);
     }
     qsort(bench->seconds, bench->n_repeat, sizeof *bench->seconds, bench_compare);
     const double median = bench->seconds[bench->n_repeat / 2];
-    *tps = median > 0 ? (double)n / median : 0;
+    row->tps = median > 0 ? (double)n / median : 0;
     return status;
 }
 
@@ -142,6 +152,23 @@ static void bench_plan(bench_state *bench)
     }
 }
 
+static bench_row *bench_rows(size_t n)
+{
+    bench_row *rows = memory_resize(NULL, n, sizeof *rows);
+    for (size_t i = 0; i < n; i++) rows[i] = (bench_row){ .tps = 0 };
+    return rows;
+}
+
+/* A streamed model's limits are measured while memory is free still. */
+static int bench_probe(bench_state *bench, const cli_session *wanted)
+{
+    if (!bench->info.streams) return CLI_OK;
+    int status = cli_plan_session(bench->cli, bench->model, wanted, &bench->memory);
+    if (status == CLI_OK) status = cli_disk_rate(bench->cli, bench->model, &bench->disk_rate);
+    if (status == CLI_OK) bench->read_rate = cli_memory_rate(&bench->memory);
+    return status;
+}
+
 static int bench_open(bench_state *bench)
 {
     const double start = progress_clock();
@@ -157,12 +184,14 @@ static int bench_open(bench_state *bench)
                         "tokens, they do not fit the model's context of %u",
                         bench->n_ctx, bench->info.context_max);
     const cli_session wanted = { .n_ctx = bench->n_ctx, .traced = true };
+    status = bench_probe(bench, &wanted);
+    if (status != CLI_OK) return status;
     status = cli_open_session(bench->cli, bench->model, &wanted, &bench->memory, &bench->session);
     if (status != CLI_OK) return status;
     bench->ids = memory_resize(NULL, bench->n_ctx, sizeof *bench->ids);
     bench->seconds = memory_resize(NULL, bench->n_repeat, sizeof *bench->seconds);
-    bench->prefill = memory_resize(NULL, bench->prompts->n, sizeof *bench->prefill);
-    bench->decode = memory_resize(NULL, bench->contexts->n, sizeof *bench->decode);
+    bench->prefill = bench_rows(bench->prompts->n);
+    bench->decode = bench_rows(bench->contexts->n);
     bench_make_ids(bench);
     return CLI_OK;
 }
@@ -174,40 +203,93 @@ static uint64_t bench_kv_bytes(const bench_state *bench)
     return bench->memory.kv_bytes / bench->n_ctx;
 }
 
-/* Bytes that a token reads on the average: the token halfway through those decoded, which sees itself
- * and all before it. */
-static uint64_t bench_bytes(const bench_state *bench, size_t i_context)
+/* Bytes of weights, keys and values that a token reads on the average: the token halfway through those
+ * decoded, which sees itself and all before it. */
+static uint64_t bench_used_bytes(const bench_state *bench, size_t i_context)
 {
     const uint64_t n_seen = (uint64_t)bench->contexts->ids[i_context] + (bench->n_tokens + 1) / 2;
     return bench->info.bytes_per_token + n_seen * bench_kv_bytes(bench);
 }
 
+/* Bytes that pass between memory and processor for it: experts from disk are written there first. */
+static uint64_t bench_bytes(const bench_state *bench, size_t i_context)
+{
+    return bench_used_bytes(bench, i_context)
+           + (uint64_t)streaming_bytes_per_token(&bench->decode[i_context].stream);
+}
+
 /* The part of the bandwidth that decoding uses. */
 static double bench_part(const bench_state *bench, size_t i_context)
 {
-    const double rate = (double)bench_bytes(bench, i_context) * bench->decode[i_context];
+    const double rate = (double)bench_bytes(bench, i_context) * bench->decode[i_context].tps;
     return bench->read_rate > 0 ? rate / bench->read_rate : 0;
+}
+
+/* Tokens a second that the cost model allows for what was read from disk. */
+static double bench_bound(const bench_state *bench, size_t i_context)
+{
+    const cost_model cost = { .memory_bytes = (double)bench_used_bytes(bench, i_context),
+                              .memory_rate = bench->read_rate,
+                              .disk_rate = bench->disk_rate,
+                              .n_layers = bench->info.n_layers };
+    return cost_tokens_per_second(
+        &cost, streaming_bytes_per_token(&bench->decode[i_context].stream));
+}
+
+static double bench_bound_part(const bench_state *bench, size_t i_context)
+{
+    const double bound = bench_bound(bench, i_context);
+    return bound > 0 ? bench->decode[i_context].tps / bound : 0;
+}
+
+/* Below a row: what it read from disk. */
+static void bench_print_stream(const bench_state *bench, const bench_row *row)
+{
+    char text[STREAMING_TEXT_MAX];
+    if (!bench->info.streams) return;
+    streaming_phase_text(&row->stream, text);
+    output_print(&bench->cli->out, "           %s\n", text);
+}
+
+static double bench_slots_per_layer(const bench_state *bench)
+{
+    return (double)bench->decode[0].stream.stats.n_slots / bench->info.n_moe_layers;
+}
+
+static void bench_print_decode(const bench_state *bench, size_t i)
+{
+    output *out = &bench->cli->out;
+    const double bytes = (double)bench_bytes(bench, i), part = bench_part(bench, i);
+    output_print(out,
+                 "decode     %.1f tokens/s (%zu tokens after %d), %.2f MB a token, %.2f GB/s, "
+                 "%.1f%% of the memory's%s\n",
+                 bench->decode[i].tps, bench->n_tokens, (int)bench->contexts->ids[i], 1e-6 * bytes,
+                 1e-9 * bytes * bench->decode[i].tps, 100 * part,
+                 part > 1 ? " (caches and prefetching beat the plain loop)" : "");
+    bench_print_stream(bench, &bench->decode[i]);
+    if (bench->info.streams)
+        output_print(out, "           bound %.1f tokens/s, %.1f%% of it reached\n",
+                     bench_bound(bench, i), 100 * bench_bound_part(bench, i));
 }
 
 static void bench_print(const bench_state *bench)
 {
     output *out = &bench->cli->out;
     output_print(out, "load       %.4f s\n", bench->load_s);
-    for (size_t i = 0; i < bench->prompts->n; i++)
-        output_print(out, "prefill    %.1f tokens/s (%d tokens)\n", bench->prefill[i],
+    for (size_t i = 0; i < bench->prompts->n; i++) {
+        output_print(out, "prefill    %.1f tokens/s (%d tokens)\n", bench->prefill[i].tps,
                      (int)bench->prompts->ids[i]);
-    for (size_t i = 0; i < bench->contexts->n; i++) {
-        const double bytes = (double)bench_bytes(bench, i), part = bench_part(bench, i);
-        output_print(out,
-                     "decode     %.1f tokens/s (%zu tokens after %d), %.2f MB a token, %.2f GB/s, "
-                     "%.1f%% of the memory's%s\n",
-                     bench->decode[i], bench->n_tokens, (int)bench->contexts->ids[i], 1e-6 * bytes,
-                     1e-9 * bytes * bench->decode[i], 100 * part,
-                     part > 1 ? " (caches and prefetching beat the plain loop)" : "");
+        bench_print_stream(bench, &bench->prefill[i]);
     }
+    for (size_t i = 0; i < bench->contexts->n; i++) bench_print_decode(bench, i);
     output_print(out, "pages      %s\n", bench->info.pages);
     output_print(out, "memory     %.2f GB/s read with %u threads\n", 1e-9 * bench->read_rate,
                  bench->memory.n_threads);
+    if (!bench->info.streams) return;
+    output_print(out, "disk       %.2f GB/s%s\n", 1e-9 * bench->disk_rate,
+                 bench->cli->options.io_limit > 0 ? " by --io-limit" : "");
+    output_print(out, "kept       %.1f of %u experts a layer\n", bench_slots_per_layer(bench),
+                 bench->info.n_experts);
 }
 
 static json_t *bench_prefill_json(const bench_state *bench)
@@ -216,10 +298,32 @@ static json_t *bench_prefill_json(const bench_state *bench)
     for (size_t i = 0; i < bench->prompts->n; i++) {
         json_t *item = json_object();
         json_object_set_new(item, "tokens", json_integer(bench->prompts->ids[i]));
-        json_object_set_new(item, "tps", output_number(bench->prefill[i]));
+        json_object_set_new(item, "tps", output_number(bench->prefill[i].tps));
+        if (bench->info.streams)
+            json_object_set_new(item, "stream", streaming_phase_json(&bench->prefill[i].stream));
         json_array_append_new(list, item);
     }
     return list;
+}
+
+static void bench_add_stream(const bench_state *bench, size_t i, json_t *item)
+{
+    if (!bench->info.streams) return;
+    json_object_set_new(item, "stream", streaming_phase_json(&bench->decode[i].stream));
+    json_object_set_new(item, "bound_tps", output_number(bench_bound(bench, i)));
+    json_object_set_new(item, "bound_fraction", output_number(bench_bound_part(bench, i)));
+}
+
+static json_t *bench_stream_json(const bench_state *bench)
+{
+    json_t *root = json_object();
+    json_object_set_new(root, "slots", output_count(bench->decode[0].stream.stats.n_slots));
+    json_object_set_new(root, "slots_per_layer", output_number(bench_slots_per_layer(bench)));
+    json_object_set_new(root, "experts_per_layer", output_count(bench->info.n_experts));
+    json_object_set_new(root, "expert_bytes", output_count(bench->info.expert_bytes));
+    json_object_set_new(root, "disk_gbps", output_number(1e-9 * bench->disk_rate));
+    json_object_set_new(root, "ceiling_bytes", output_count(bench->memory.ceiling_bytes));
+    return root;
 }
 
 static json_t *bench_decode_json(const bench_state *bench)
@@ -228,9 +332,10 @@ static json_t *bench_decode_json(const bench_state *bench)
     for (size_t i = 0; i < bench->contexts->n; i++) {
         json_t *item = json_object();
         json_object_set_new(item, "context", json_integer(bench->contexts->ids[i]));
-        json_object_set_new(item, "tps", output_number(bench->decode[i]));
+        json_object_set_new(item, "tps", output_number(bench->decode[i].tps));
         json_object_set_new(item, "bytes_per_token", output_count(bench_bytes(bench, i)));
         json_object_set_new(item, "read_fraction", output_number(bench_part(bench, i)));
+        bench_add_stream(bench, i, item);
         json_array_append_new(list, item);
     }
     return list;
@@ -240,8 +345,8 @@ static void bench_print_json(const bench_state *bench)
 {
     json_t *root = json_object();
     json_object_set_new(root, "load_s", output_number(bench->load_s));
-    json_object_set_new(root, "prefill_tps", output_number(bench->prefill[0]));
-    json_object_set_new(root, "decode_tps", output_number(bench->decode[0]));
+    json_object_set_new(root, "prefill_tps", output_number(bench->prefill[0].tps));
+    json_object_set_new(root, "decode_tps", output_number(bench->decode[0].tps));
     json_object_set_new(root, "bytes_per_token", output_count(bench_bytes(bench, 0)));
     json_object_set_new(root, "read_gbps", output_number(1e-9 * bench->read_rate));
     json_object_set_new(root, "decode_read_fraction", output_number(bench_part(bench, 0)));
@@ -259,6 +364,7 @@ static void bench_print_json(const bench_state *bench)
     json_object_set_new(root, "pages", json_string(bench->info.pages));
     json_object_set_new(root, "model_bytes", output_count(bench->info.n_bytes));
     json_object_set_new(root, "session_bytes", output_count(bench->memory.total_bytes));
+    if (bench->info.streams) json_object_set_new(root, "stream", bench_stream_json(bench));
     output_json(&bench->cli->out, root);
 }
 
@@ -271,7 +377,7 @@ int cmd_bench(cli_context *cli)
     if (status == CLI_OK) {
         ernie_session_free(bench.session); /* its threads must not disturb those that read */
         bench.session = NULL;
-        bench.read_rate = bandwidth_measure(bench.memory.n_threads);
+        if (!bench.info.streams) bench.read_rate = cli_memory_rate(&bench.memory);
         if (cli->options.json)
             bench_print_json(&bench);
         else

@@ -7,6 +7,7 @@
 #include "conversation.h"
 #include "interrupt.h"
 #include "line_reader.h"
+#include "streaming.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -32,6 +33,7 @@ typedef struct chat_state {
     conversation talk;
     ernie_sampling sampling;
     model_answer answer;
+    streaming stream;
     uint64_t n_ctx;
     size_t interruptions; /* Ctrl-C since the last line that was read */
     bool leaving;
@@ -91,6 +93,7 @@ static int chat_on_token(const ernie_token *token, void *user)
 {
     chat_state *chat = user;
     progress_erase(&chat->cli->bar);
+    streaming_token(&chat->stream);
     return answer_token(token, &chat->answer);
 }
 
@@ -101,6 +104,7 @@ static ernie_status chat_answer(chat_state *chat, const id_list *ids, ernie_resu
 {
     ernie_status status = ERNIE_OK;
     progress_begin(&chat->cli->bar, PROGRESS_TOKENS);
+    streaming_begin(&chat->stream, chat->model, chat->session);
     interrupt_watch(chat->session);
     for (int i = 0; i < 2; i++) {
         cli_trace_stopped(chat->cli); /* perhaps the last one was */
@@ -112,6 +116,7 @@ static ernie_status chat_answer(chat_state *chat, const id_list *ids, ernie_resu
                                         error);
     interrupt_watch(NULL);
     progress_erase(&chat->cli->bar);
+    streaming_end(&chat->stream);
     answer_end(&chat->answer);
     return status;
 }
@@ -121,10 +126,12 @@ static void chat_print_statistics(const chat_state *chat, const ernie_result *re
     if (chat->cli->options.quiet || !line_reader_interactive(chat->reader)) return;
     const double tps =
         result->decode_seconds > 0 ? (double)result->n_generated / result->decode_seconds : 0;
-    chat_notice(chat, "[%zu tokens %.2f s (%.0f t/s) | context %zu of %llu | stop: %s]",
-                result->n_generated, result->decode_seconds, tps,
+    char stream[STREAMING_TEXT_MAX];
+    streaming_turn_text(&chat->stream, stream);
+    chat_notice(chat, "[%zu tokens %.2f s (%.*f t/s) | context %zu of %llu | stop: %s%s]",
+                result->n_generated, result->decode_seconds, chat->stream.session ? 1 : 0, tps,
                 ernie_session_length(chat->session), (unsigned long long)chat->n_ctx,
-                cli_stop_text(result->stop));
+                cli_stop_text(result->stop), stream);
 }
 
 /* What the answer's end means for the conversation: an answer that was stopped stays as far as it

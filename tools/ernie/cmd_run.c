@@ -5,6 +5,7 @@
 #include "answer.h"
 #include "interrupt.h"
 #include "search_context.h"
+#include "streaming.h"
 
 #include <errno.h>
 #include <string.h>
@@ -20,6 +21,7 @@ typedef struct run_state {
     double fed_seconds; /* for the ids */
     size_t n_fed;
     model_answer answer;
+    streaming stream;
     ernie_result result;
 } run_state;
 
@@ -162,6 +164,7 @@ static int run_on_token(const ernie_token *token, void *user)
 {
     run_state *run = user;
     progress_erase(&run->cli->bar);
+    streaming_token(&run->stream);
     return answer_token(token, &run->answer);
 }
 
@@ -183,6 +186,7 @@ static int run_generate(cli_context *cli, run_state *run)
                                                    &run->result, &error);
     interrupt_watch(NULL);
     progress_erase(&cli->bar);
+    streaming_end(&run->stream);
     answer_end(&run->answer);
     if (!options->json && (status == ERNIE_OK || status == ERNIE_CANCELLED)) {
         output_write(&cli->out, "\n", 1);
@@ -209,13 +213,16 @@ static void run_print_statistics(const cli_context *cli, const run_state *run)
     const ernie_result *result = &run->result;
     const size_t n_prompt = run->n_fed + result->n_prompt;
     const double prompt_seconds = run->fed_seconds + result->prompt_seconds;
+    char stream[STREAMING_TEXT_MAX];
+    streaming_turn_text(&run->stream, stream);
     fputc('[', stderr);
     if (n_prompt) /* a session that was loaded may go on without one */
         fprintf(stderr, "%zu prompt tokens %.2f s (%.0f t/s) | ", n_prompt, prompt_seconds,
                 run_rate(n_prompt, prompt_seconds));
-    fprintf(stderr, "%zu tokens %.2f s (%.0f t/s) | stop: %s]\n", result->n_generated,
-            result->decode_seconds, run_rate(result->n_generated, result->decode_seconds),
-            cli_stop_text(result->stop));
+    fprintf(stderr, "%zu tokens %.2f s (%.*f t/s) | stop: %s%s]\n", result->n_generated,
+            result->decode_seconds, run->stream.session ? 1 : 0,
+            run_rate(result->n_generated, result->decode_seconds), cli_stop_text(result->stop),
+            stream);
 }
 
 static void run_print_json(cli_context *cli, run_state *run)
@@ -242,6 +249,8 @@ static void run_print_json(cli_context *cli, run_state *run)
                         output_number(run_rate(result->n_generated, result->decode_seconds)));
     json_object_set_new(root, "seed", output_count(result->seed));
     json_object_set_new(root, "pages", json_string(cli_model_info(run->model).pages));
+    if (run->stream.session)
+        json_object_set_new(root, "stream", streaming_turn_json(&run->stream));
     if (answer->logprobs) json_object_set(root, "logprobs", answer->logprobs);
     output_json(&cli->out, root);
 }
@@ -261,6 +270,7 @@ static int run_open(cli_context *cli, run_state *run)
     if (status == CLI_OK && options->load_session
         && ernie_session_load(run->session, options->load_session, &error) != ERNIE_OK)
         status = cli_fail_error(cli, options->load_session, &error);
+    if (status == CLI_OK) streaming_begin(&run->stream, run->model, run->session);
     return status;
 }
 

@@ -38,7 +38,16 @@ const cli_command cli_commands[] = {
       "with what was written so far and status 130.\n\n"
       "The JSON object of --json holds ids (the new tokens), text, reasoning (thinking models),\n"
       "stop (end, id, string, length or context), prompt_tokens, generated_tokens, prefill_tps,\n"
-      "decode_tps, seed and pages (where the weights lie), and with --logprobs the list logprobs." },
+      "decode_tps, seed and pages (where the weights lie), and with --logprobs the list logprobs.\n\n"
+      "A model that does not fit into --memory reads experts from its file when they are chosen.\n"
+      "The line of statistics then says which part of those that the new tokens used was in\n"
+      "memory, how many experts and bytes were read a token, how fast, which part of the time\n"
+      "computing waited for that, and how many experts of a layer memory has room for. JSON has\n"
+      "stream: slots (of all layers), slots_per_layer, experts_per_layer, expert_bytes, and prompt\n"
+      "and decode, each with tokens and seconds; used (times that an expert was needed), of which\n"
+      "hits were in memory, joined on their way and misses had to be read; ahead and ahead_used\n"
+      "(of --look-ahead); bytes_read, wait_seconds and disk_seconds; hit_rate,\n"
+      "bytes_read_per_token, disk_gbps (while the disk was busy) and wait_share." },
     { { "chat", COMMAND_CHAT, main_model },
       cmd_chat,
       "MODEL [--system TEXT] ...",
@@ -162,7 +171,35 @@ const cli_command cli_commands[] = {
       "weight_bytes_per_token and kv_bytes_per_token (of one token in the context); the first\n"
       "items of both lists again as prefill_tps, prompt_tokens, decode_tps, bytes_per_token and\n"
       "decode_read_fraction; decode_tokens, repeat, threads, version, cpu, types, pages (where the\n"
-      "weights lay at the end), model_bytes and session_bytes." },
+      "weights lay at the end), model_bytes and session_bytes.\n\n"
+      "Where experts come from disk, each row also says what was read for it, as run does, and\n"
+      "decoding is compared with a bound: the time to pass the bytes of a token through memory,\n"
+      "those from disk twice, and the experts that were read through the disk, at the rates that\n"
+      "were measured before (or at --io-limit), and 10 us a layer. Bytes from disk count in\n"
+      "bytes_per_token once more. JSON then has stream (slots, slots_per_layer,\n"
+      "experts_per_layer, expert_bytes, ceiling_bytes and disk_gbps as measured before), in each\n"
+      "item of both lists stream as in run's prompt and decode, and in decode's bound_tps and\n"
+      "bound_fraction." },
+    { { "plan", COMMAND_PLAN, main_model },
+      cmd_plan,
+      "MODEL [--memory SIZE] [--ctx N] [--kv T] [--json]",
+      "say what fits into memory, and how fast it will be",
+      "Opens the model as run would and prints who gets which memory: weights that are in memory\n"
+      "always, by class; the session; tables and buffers; and where the experts come from disk,\n"
+      "how many of them are kept. The least ceiling that works is named, and what cannot work is\n"
+      "refused as run would refuse it.\n\n"
+      "Reads memory and, where experts come from disk, the file for about a second each, and\n"
+      "predicts how fast tokens are decoded after 512 others. How often an expert will be in\n"
+      "memory depends on the text: from as often as if all were chosen alike to as often as where\n"
+      "half of a token's experts were chosen by the token before.\n\n"
+      "The JSON object of --json holds name, bytes (of the file), streams (experts come from\n"
+      "disk), ceiling_bytes (null: none); embedding_bytes (and head), attention_bytes,\n"
+      "dense_bytes, shared_bytes, norm_bytes (and routers) and prediction_bytes, together\n"
+      "resident_bytes; experts_bytes in the file, expert_bytes of one; kv_bytes and scratch_bytes,\n"
+      "together session_bytes; other_bytes; kept_bytes of experts; least_bytes; slots (experts in\n"
+      "memory), slots_min, experts, layers (those with experts), experts_used (by a token),\n"
+      "slots_per_layer, context, batch, threads; hit_low and hit_high; read_gbps (memory),\n"
+      "disk_gbps, tps_low and tps_high, null where not measured." },
     { { "replay", COMMAND_REPLAY, main_trace },
       cmd_replay,
       "TRACE [--slots LIST] [--policy P] [--json]",

@@ -41,8 +41,9 @@ typedef struct option_row {
 #define AT(field) offsetof(program_options, field)
 #define ANSWERS   (COMMAND_RUN | COMMAND_CHAT)
 #define SESSIONS  (ANSWERS | COMMAND_LOGITS | COMMAND_EVAL | COMMAND_BENCH)
+#define PLANNED   (SESSIONS | COMMAND_PLAN) /* memory is planned for a session */
 #define MODELS \
-    (SESSIONS | COMMAND_INFO | COMMAND_VERIFY | COMMAND_TOKENIZE | COMMAND_DETOKENIZE | COMMAND_CALIBRATE | COMMAND_TUNE)
+    (PLANNED | COMMAND_INFO | COMMAND_VERIFY | COMMAND_TOKENIZE | COMMAND_DETOKENIZE | COMMAND_CALIBRATE | COMMAND_TUNE)
 #define MAKERS    (COMMAND_CONVERT | COMMAND_SYNTH) /* of model files */
 #define WRITERS   (MAKERS | COMMAND_EXPORT)
 #define TEXTS     (COMMAND_EVAL | COMMAND_CALIBRATE | COMMAND_TUNE)
@@ -81,7 +82,7 @@ static const option_row option_rows[] = {
       "content, url, site}] and, if wanted, language \"zh\" or \"en\" [by the question's script]" },
     { "raw", 0, NULL, OPTION_FLAG, COMMAND_RUN, AT(raw), 0, 0, NULL,
       "continue the prompt itself, without the chat format; special tokens in it count" },
-    { "json", 0, NULL, OPTION_FLAG, COMMAND_RUN | COMMAND_INFO | COMMAND_BENCH | COMMAND_CALIBRATE | COMMAND_TUNE | COMMAND_REPLAY,
+    { "json", 0, NULL, OPTION_FLAG, COMMAND_RUN | COMMAND_INFO | COMMAND_BENCH | COMMAND_CALIBRATE | COMMAND_TUNE | COMMAND_REPLAY | COMMAND_PLAN,
       AT(json), 0, 0, NULL,
       "print one JSON object" },
     { "json", 0, NULL, OPTION_FLAG, COMMAND_EVAL, AT(json), 0, 0, NULL,
@@ -139,20 +140,20 @@ static const option_row option_rows[] = {
 
     { "ctx", 0, "N", OPTION_COUNT, COMMAND_RUN, AT(n_ctx), 1, COUNT_MAX, NULL,
       "tokens of context [enough for the prompt and -n, 4096 or more; at most the model's limit]" },
-    { "ctx", 0, "N", OPTION_COUNT, COMMAND_CHAT, AT(n_ctx), 1, COUNT_MAX, NULL,
+    { "ctx", 0, "N", OPTION_COUNT, COMMAND_CHAT | COMMAND_PLAN, AT(n_ctx), 1, COUNT_MAX, NULL,
       "tokens of context [4096; at most the model's limit]" },
-    { "kv", 0, "TYPE", OPTION_CHOICE, SESSIONS & ~COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8|q4",
+    { "kv", 0, "TYPE", OPTION_CHOICE, PLANNED & ~COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8|q4",
       "type of the cached keys and values: f16, f32, q8 for half of the memory, or q4 for a third "
       "of it at some loss [f16]" },
     { "kv", 0, "TYPE", OPTION_CHOICE, COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8|q4",
       "type of the cached keys and values: f16, f32, q8 or q4 [f32]" },
-    { "memory", 0, "SIZE", OPTION_SIZE, SESSIONS, AT(memory), 0, 0, NULL,
+    { "memory", 0, "SIZE", OPTION_SIZE, PLANNED, AT(memory), 0, 0, NULL,
       "take at most SIZE, such as 512M or 4G, weights, keys, values and all: a model with experts that "
       "does not fit reads them from its file when they are chosen and keeps as many as there is room for "
       "[what is free, less a reserve]" },
-    { "readers", 0, "N", OPTION_COUNT, SESSIONS, AT(n_readers), 1, 64, NULL,
+    { "readers", 0, "N", OPTION_COUNT, PLANNED, AT(n_readers), 1, 64, NULL,
       "threads that read experts from disk [4]" },
-    { "buffered", 0, NULL, OPTION_FLAG, SESSIONS, AT(buffered), 0, 0, NULL,
+    { "buffered", 0, NULL, OPTION_FLAG, PLANNED, AT(buffered), 0, 0, NULL,
       "read experts through the system's page cache instead of past it" },
     { "look-ahead", 0, NULL, OPTION_FLAG, SESSIONS, AT(look_ahead), 0, 0, NULL,
       "while the disk is idle read the experts that the next layer will probably choose" },
@@ -162,15 +163,17 @@ static const option_row option_rows[] = {
     { "warm", 0, "FILE", OPTION_TEXT, SESSIONS, AT(warm), 0, 0, NULL,
       "list of the experts that memory held last, read at the start and written at the end; none for "
       "no list [MODEL.warm in run and chat, else none]" },
-    { "io-limit", 0, "GB/S", OPTION_REAL_ABOVE, SESSIONS, AT(io_limit), 0, 1000, NULL,
+    { "io-limit", 0, "GB/S", OPTION_REAL_ABOVE, PLANNED, AT(io_limit), 0, 1000, NULL,
       "read experts no faster than so many gigabytes a second, to measure [no limit]" },
-    { "io-latency", 0, "US", OPTION_COUNT, SESSIONS, AT(io_latency_us), 0, 1000000, NULL,
+    { "io-latency", 0, "US", OPTION_COUNT, PLANNED, AT(io_latency_us), 0, 1000000, NULL,
       "make each read take so many microseconds more, to measure [0]" },
+    { "no-probe", 0, NULL, OPTION_FLAG, COMMAND_PLAN, AT(no_probe), 0, 0, NULL,
+      "do not measure memory and disk: no speed is predicted" },
     { "pages", 0, "KIND", OPTION_CHOICE, SESSIONS, AT(pages), 0, 0, "auto|mapped|read",
       "where weights lie: auto (mapped from the file, and copied to huge pages in idle time where that "
       "is faster and memory allows; experts on disk where memory does not allow even the mapping), mapped "
       "(no copy), or read (into memory at once) [auto]" },
-    { "threads", 0, "N", OPTION_COUNT, SESSIONS, AT(n_threads), 1, THREADS_MAX, NULL,
+    { "threads", 0, "N", OPTION_COUNT, PLANNED, AT(n_threads), 1, THREADS_MAX, NULL,
       "worker threads [one per physical core]" },
     { "backend", 0, "NAME", OPTION_CHOICE, MODELS, AT(backend), 0, 0, "auto|cpu",
       "cpu or auto: this build offers no other [auto]" },
@@ -340,7 +343,7 @@ static bool options_add_bias(const option_row *row, void *field, const char *tex
 static bool options_set_size(const option_row *row, void *field, const char *text,
                              usage_error *error)
 {
-    if (number_size(text, field)) return true;
+    if (number_size(text, field) && *(const uint64_t *)field > 0) return true;
     return options_fail(error,
                         "option --%s: \"%.60s\" is not a size, expected bytes or a number with K, "
                         "M, G or T, such as 512M",

@@ -27,7 +27,8 @@ enum {
     COMMAND_CALIBRATE = 1 << 13,
     COMMAND_EXPORT = 1 << 14,
     COMMAND_TUNE = 1 << 15,
-    COMMAND_REPLAY = 1 << 16
+    COMMAND_REPLAY = 1 << 16,
+    COMMAND_PLAN = 1 << 17
 };
 
 enum { OPTIONS_STOP_MAX = 16, OPTIONS_POSITIONAL_MAX = 4 };
@@ -52,7 +53,7 @@ typedef struct program_options {
     bool given[OPTIONS_MAX]; /* of each row of the table */
 
     bool help, quiet, json, raw, records, special, literal_text, force, all, common, diagonal,
-        fast, buffered, look_ahead;
+        fast, buffered, look_ahead, no_probe;
     const char *prompt, *system_message, *search_context, *load_session, *save_session;
     const char *backend, *cpu, *kv, *pages, *policy, *warm, *trace;
     const char *type, *preset, *imatrix, *chat, *name, *shape, *against;
