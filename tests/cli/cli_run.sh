@@ -166,10 +166,10 @@ failed_with 1 "the prompt has 2" 'a prompt longer than the model'
 says err "tokens, the context holds 4096, the model's limit\$"
 ok run $MODEL --ids 5,5,5,5 --ctx 6 -n 50 --temp 0 --json
 json 'v["stop"] in ("context", "end") and v["generated_tokens"] <= 3'
-bad 1 'option --memory: 1024 bytes, but the session needs' run $MODEL -p x --memory 1K -n 1
-bad 1 'option --memory: 0 bytes, but the session needs' run $MODEL -p x --memory 0 -n 1
-says err 'needs [0-9.]+ MiB \(keys and values [0-9.]+ MiB, scratch [0-9.]+ MiB\); use a smaller --ctx$'
-bad 1 'use a smaller --ctx' run $MODEL -p x --memory 1M -n 1
+bad 1 'a ceiling of 0.001 MB is too low' run $MODEL -p x --memory 1K -n 1
+says err ': [0-9.]+ MB of resident weights and [0-9]+ experts of [0-9.]+ MB take [0-9.]+ MB, .* \(option --memory\)$'
+bad 1 'a ceiling of 8.4 MB is too low' run $MODEL -p x --memory 8M --ctx 4096 -n 1
+says err 'held, a session of 4096 tokens needs [0-9.]+ MB, experts [0-9.]+ MB; [0-9.]+ MB would do'
 ok run $MODEL -p x --memory 64G -n 1 -q
 bad 1 'run: nowhere.ernie: cannot be opened: No such file' run nowhere.ernie -p x
 bad 1 'search.json' run search.json -p x

@@ -37,6 +37,7 @@ calibrate|MODEL
 tune|MODEL
 bench|MODEL
 replay|TRACE
+plan|MODEL
 synth|OUT
 TABLE
 
@@ -79,6 +80,12 @@ option --prompt: given twice|-p hi -p ho
 option --tokens: given twice|-p x -n 1 --tokens 1
 option --memory: "plenty" is not a size, expected bytes or a number with K, M, G or T|-p x --memory plenty
 option --memory: "-1G" is not a size|-p x --memory -1G
+option --memory: "0" is not a size|-p x --memory 0
+option --readers: "0" is not a whole number from 1 to 64|-p x --readers 0
+option --policy: "fifo" is not one of lru, lfru|-p x --policy fifo
+option --io-limit: "0" is not a number above 0|-p x --io-limit 0
+option --io-latency: "-1" is not a whole number|-p x --io-latency -1
+option --no-probe does not belong to this command|-p x --no-probe
 option --ids: "x" is not a token id, expected a list such as 17,4,302|--ids 1,x
 option --ids: "" is not a token id|--ids 1,,2
 option --ids: "-4" is not a token id|--ids -4

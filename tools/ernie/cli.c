@@ -66,13 +66,21 @@ void cli_note(cli_context *cli, const char *format, ...)
     if (!cli->options.quiet) cli_print_line(cli, line);
 }
 
+/* The option that would have to be another one, in so far as the sentence does not say. */
+static const char *cli_hint(const cli_context *cli, const ernie_error *error)
+{
+    if (error->code == ERNIE_FULL) return " (option --ctx)";
+    const bool low = error->code == ERNIE_NO_MEMORY && strstr(error->message, "a ceiling of");
+    return low && options_given(&cli->options, "memory") ? " (option --memory)" : "";
+}
+
 int cli_fail_error(cli_context *cli, const char *what, const ernie_error *error)
 {
     if (error->code == ERNIE_CANCELLED && interrupt_signal())
         return cli_fail(cli, CLI_SIGNAL + interrupt_signal(), "stopped by a signal");
     const bool leads = what && !strstr(error->message, what);
     return cli_fail(cli, CLI_FAILED, "%s%s%s%s", leads ? what : "", leads ? ": " : "",
-                    error->message, error->code == ERNIE_FULL ? " (option --ctx)" : "");
+                    error->message, cli_hint(cli, error));
 }
 
 int cli_fail_output(cli_context *cli)
