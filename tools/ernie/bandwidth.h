@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /* Bytes per second that n_threads (1 or more) reach together on a block far larger than the caches,
- * touched before; the best of several passes. The block takes most_bytes at most, but as much as small caches
- * need. 0 when the block or the threads cannot be had. */
+ * touched before; the best of several passes. The block takes most_bytes at most, but as much as
+ * small caches need. 0 when the block or the threads cannot be had. */
 double bandwidth_measure(unsigned n_threads, uint64_t most_bytes);
 
 #endif

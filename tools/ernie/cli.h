@@ -103,10 +103,12 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
 int cli_choose_context(cli_context *cli, const ernie_model *model, size_t n_prompt, uint64_t n_new,
                        uint64_t *n_ctx);
 
-/* Bytes a second that experts of a streamed model come at: --io-limit, else as measured for a second. */
+/* Bytes a second that experts of a streamed model come at: --io-limit, else as measured for a
+ * second. */
 int cli_disk_rate(cli_context *cli, const ernie_model *model, double *rate);
 
-/* Bytes a second that threads read memory at, measured in what the plan leaves beneath its ceiling. */
+/* Bytes a second that threads read memory at, measured in what the plan leaves beneath its
+ * ceiling. */
 double cli_memory_rate(const ernie_memory *plan);
 
 ernie_model_info cli_model_info(const ernie_model *model);

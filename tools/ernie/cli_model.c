@@ -51,8 +51,8 @@ static ernie_stream_options cli_stream(const cli_context *cli)
     return stream;
 }
 
-/* Weights that are to lie somewhere by name are not streamed unless a ceiling is given as well. What
- * makes no session looks into the mapped file, or has a --memory of another meaning. */
+/* Weights that are to lie somewhere by name are not streamed unless a ceiling is given as well.
+ * What makes no session looks into the mapped file, or has a --memory of another meaning. */
 static uint64_t cli_ceiling(const cli_context *cli, const char *pages)
 {
     const unsigned planned = COMMAND_RUN | COMMAND_CHAT | COMMAND_LOGITS | COMMAND_EVAL

@@ -31,13 +31,13 @@ typedef struct bench_state {
     ernie_memory memory;
     id_list *prompts, *contexts; /* the options', with their defaults */
     size_t n_tokens, n_repeat, n_ctx;
-    int32_t *ids;    /* [n_ctx] */
-    double *seconds; /* [n_repeat] of the runs under way */
+    int32_t *ids;       /* [n_ctx] */
+    double *seconds;    /* [n_repeat] of the runs under way */
     bench_row *prefill; /* [prompts->n] */
     bench_row *decode;  /* [contexts->n] */
     double load_s;
-    double read_rate; /* bytes per second */
-    double disk_rate; /* the same; 0 where nothing is streamed */
+    double read_rate;       /* bytes per second */
+    double disk_rate;       /* the same; 0 where nothing is streamed */
     uint64_t n_done, n_all; /* for the bar: tokens fed, and in all */
 } bench_state;
 
@@ -87,8 +87,8 @@ static int bench_compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Feed n tokens after `context` others, first to warm up, then n_repeat times. The bar moves between
- * runs only: drawing would be measured. */
+/* Feed n tokens after `context` others, first to warm up, then n_repeat times. The bar moves
+ * between runs only: drawing would be measured. */
 static ernie_status bench_measure(bench_state *bench, size_t context, size_t n, bool decodes,
                                   bench_row *row, ernie_error *error)
 {
@@ -203,15 +203,16 @@ static uint64_t bench_kv_bytes(const bench_state *bench)
     return bench->memory.kv_bytes / bench->n_ctx;
 }
 
-/* Bytes of weights, keys and values that a token reads on the average: the token halfway through those
- * decoded, which sees itself and all before it. */
+/* Bytes of weights, keys and values that a token reads on the average: the token halfway through
+ * those decoded, which sees itself and all before it. */
 static uint64_t bench_used_bytes(const bench_state *bench, size_t i_context)
 {
     const uint64_t n_seen = (uint64_t)bench->contexts->ids[i_context] + (bench->n_tokens + 1) / 2;
     return bench->info.bytes_per_token + n_seen * bench_kv_bytes(bench);
 }
 
-/* Bytes that pass between memory and processor for it: experts from disk are written there first. */
+/* Bytes that pass between memory and processor for it: experts from disk are written there
+ * first. */
 static uint64_t bench_bytes(const bench_state *bench, size_t i_context)
 {
     return bench_used_bytes(bench, i_context)
@@ -232,8 +233,8 @@ static double bench_bound(const bench_state *bench, size_t i_context)
                               .memory_rate = bench->read_rate,
                               .disk_rate = bench->disk_rate,
                               .n_layers = bench->info.n_layers };
-    return cost_tokens_per_second(
-        &cost, streaming_bytes_per_token(&bench->decode[i_context].stream));
+    return cost_tokens_per_second(&cost,
+                                  streaming_bytes_per_token(&bench->decode[i_context].stream));
 }
 
 static double bench_bound_part(const bench_state *bench, size_t i_context)

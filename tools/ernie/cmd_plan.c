@@ -1,5 +1,5 @@
-/* ernie plan: who gets which memory, and how fast decoding will probably be. Opens the model as run would,
- * makes no session, and measures memory and disk for a moment. */
+/* ernie plan: who gets which memory, and how fast decoding will probably be. Opens the model as run
+ * would, makes no session, and measures memory and disk for a moment. */
 #include "cli.h"
 #include "cost.h"
 #include "interrupt.h"
@@ -29,12 +29,12 @@ typedef struct plan_state {
     ernie_model *model;
     ernie_model_info info;
     ernie_memory memory;
-    uint64_t bytes[PLAN_CLASSES]; /* of the file's records */
-    uint64_t resident_bytes;      /* of the file: what is in memory always */
-    uint64_t other_bytes;         /* held besides: tables, the tokenizer, buffers of readers */
-    uint64_t kept_bytes;          /* experts that there is room for */
-    uint64_t least_bytes;         /* a ceiling that works */
-    uint32_t n_slots, n_experts;  /* experts in memory, experts in the file */
+    uint64_t bytes[PLAN_CLASSES];  /* of the file's records */
+    uint64_t resident_bytes;       /* of the file: what is in memory always */
+    uint64_t other_bytes;          /* held besides: tables, the tokenizer, buffers of readers */
+    uint64_t kept_bytes;           /* experts that there is room for */
+    uint64_t least_bytes;          /* a ceiling that works */
+    uint32_t n_slots, n_experts;   /* experts in memory, experts in the file */
     double memory_rate, disk_rate; /* bytes a second; 0: not measured */
     double hits_low, hits_high;
     double tps_low, tps_high;
@@ -49,8 +49,8 @@ static plan_class plan_class_of(const char *name)
         const char *part;
         plan_class is;
     } classes[] = {
-        { "mtp.", PLAN_PREDICTION },  { ".experts.", PLAN_EXPERTS },  { ".shared_", PLAN_SHARED },
-        { ".ffn_gate_up", PLAN_DENSE }, { ".ffn_down", PLAN_DENSE },    { ".qkv", PLAN_ATTENTION },
+        { "mtp.", PLAN_PREDICTION },     { ".experts.", PLAN_EXPERTS }, { ".shared_", PLAN_SHARED },
+        { ".ffn_gate_up", PLAN_DENSE },  { ".ffn_down", PLAN_DENSE },   { ".qkv", PLAN_ATTENTION },
         { ".attn_out", PLAN_ATTENTION }, { "embed", PLAN_EMBEDDING },   { "head", PLAN_EMBEDDING },
     };
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
@@ -203,7 +203,8 @@ static void plan_print_memory(const plan_state *plan)
                      (double)plan->n_slots / plan->info.n_moe_layers, plan->info.n_experts);
     output_print(out, "ceiling    ");
     if (memory->ceiling_bytes == ERNIE_MEMORY_UNLIMITED)
-        output_print(out, "none, everything fits; it takes %s\n", plan_bytes(plan->least_bytes).text);
+        output_print(out, "none, everything fits; it takes %s\n",
+                     plan_bytes(plan->least_bytes).text);
     else
         output_print(out, "%s, %s; %s would do\n", plan_bytes(memory->ceiling_bytes).text,
                      plan->info.streams ? "the experts come from disk" : "everything is in memory",
@@ -277,9 +278,8 @@ static void plan_print_json(const plan_state *plan)
     json_object_set_new(root, "name", json_string(info->name));
     json_object_set_new(root, "bytes", output_count(info->n_bytes));
     json_object_set_new(root, "streams", json_boolean(info->streams));
-    json_object_set_new(root, "ceiling_bytes", ceiling == ERNIE_MEMORY_UNLIMITED
-                                                   ? json_null()
-                                                   : output_count(ceiling));
+    json_object_set_new(root, "ceiling_bytes",
+                        ceiling == ERNIE_MEMORY_UNLIMITED ? json_null() : output_count(ceiling));
     plan_add_counts(root, plan);
     json_object_set_new(root, "slots_per_layer",
                         output_number(n_layers ? (double)plan->n_slots / n_layers : 0));

@@ -249,8 +249,7 @@ static void run_print_json(cli_context *cli, run_state *run)
                         output_number(run_rate(result->n_generated, result->decode_seconds)));
     json_object_set_new(root, "seed", output_count(result->seed));
     json_object_set_new(root, "pages", json_string(cli_model_info(run->model).pages));
-    if (run->stream.session)
-        json_object_set_new(root, "stream", streaming_turn_json(&run->stream));
+    if (run->stream.session) json_object_set_new(root, "stream", streaming_turn_json(&run->stream));
     if (answer->logprobs) json_object_set(root, "logprobs", answer->logprobs);
     output_json(&cli->out, root);
 }

@@ -6,23 +6,27 @@
 /* Of a layer's time: what its barriers take, however small the layer. */
 static const double COST_LAYER_SECONDS = 10e-6;
 
-/* The part of reading that hides behind computing. 0 makes the model a bound from below for an engine
- * that overlaps nothing; ours computes what it has while it reads, so it may be a little faster. */
+/* The part of reading that hides behind computing. 0 makes the model a bound from below for an
+ * engine that overlaps nothing; ours computes what it has while it reads, so it may be a little
+ * faster. */
 static const double COST_HIDDEN = 0.0;
 
 typedef struct cost_point {
     double share, hits;
 } cost_point;
 
-/* Least recently used experts give way; simulated decoding with 64 experts, 6 for a token, popularity by
- * Zipf's law: independent choices, and 53 % of a token's experts chosen by the token before. */
+/* Least recently used experts give way; simulated decoding with 64 experts, 6 for a token,
+ * popularity by Zipf's law: independent choices, and 53 % of a token's experts chosen by the token
+ * before. */
 static const cost_point COST_UNIFORM[] = {
-    { 0, 0 },          { 8 / 64.0, .11 },  { 12 / 64.0, .20 }, { 16 / 64.0, .27 }, { 24 / 64.0, .42 },
-    { 32 / 64.0, .57 }, { 40 / 64.0, .70 }, { 48 / 64.0, .82 }, { 1, 1 },
+    { 0, 0 },           { 8 / 64.0, .11 },  { 12 / 64.0, .20 },
+    { 16 / 64.0, .27 }, { 24 / 64.0, .42 }, { 32 / 64.0, .57 },
+    { 40 / 64.0, .70 }, { 48 / 64.0, .82 }, { 1, 1 },
 };
 static const cost_point COST_ALIKE[] = {
-    { 0, 0 },          { 8 / 64.0, .53 },  { 12 / 64.0, .62 }, { 16 / 64.0, .68 }, { 24 / 64.0, .77 },
-    { 32 / 64.0, .84 }, { 40 / 64.0, .89 }, { 48 / 64.0, .94 }, { 1, 1 },
+    { 0, 0 },           { 8 / 64.0, .53 },  { 12 / 64.0, .62 },
+    { 16 / 64.0, .68 }, { 24 / 64.0, .77 }, { 32 / 64.0, .84 },
+    { 40 / 64.0, .89 }, { 48 / 64.0, .94 }, { 1, 1 },
 };
 
 static double cost_between(const cost_point *points, size_t n, double share)

@@ -69,7 +69,8 @@ static double streaming_wait_share(const streaming_phase *phase)
 const char *streaming_bytes_text(double bytes, char text[STREAMING_BYTES_MAX])
 {
     const bool many = bytes >= 1e8;
-    snprintf(text, STREAMING_BYTES_MAX, "%.2f %s", (many ? 1e-9 : 1e-6) * bytes, many ? "GB" : "MB");
+    snprintf(text, STREAMING_BYTES_MAX, "%.2f %s", (many ? 1e-9 : 1e-6) * bytes,
+             many ? "GB" : "MB");
     return text;
 }
 

@@ -1,5 +1,5 @@
-/* What a session read from disk, told apart into prompt and decoding, for the line of statistics and for
- * JSON. Does nothing where the model is not streamed. */
+/* What a session read from disk, told apart into prompt and decoding, for the line of statistics
+ * and for JSON. Does nothing where the model is not streamed. */
 #ifndef ERNIE_STREAMING_H
 #define ERNIE_STREAMING_H
 
@@ -34,8 +34,8 @@ void streaming_token(streaming *s);
 /* The turn is over; the session still lives. */
 void streaming_end(streaming *s);
 
-/* " | experts 81.2% in memory, ... | 17.6 of 64 experts a layer kept" of what was decoded, else of the
- * prompt; empty when nothing is streamed. */
+/* " | experts 81.2% in memory, ... | 17.6 of 64 experts a layer kept" of what was decoded, else of
+ * the prompt; empty when nothing is streamed. */
 void streaming_turn_text(const streaming *s, char text[STREAMING_TEXT_MAX]);
 
 /* slots, ..., prompt and decode. */
