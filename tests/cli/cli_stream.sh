@@ -23,7 +23,7 @@ json 'v["hit_low"] == v["hit_high"] == 1 and v["tps_low"] is None and v["read_gb
 json 'sum(v[k] for k in v if k in ("embedding_bytes", "attention_bytes", "dense_bytes", "shared_bytes", "norm_bytes", "prediction_bytes")) == v["resident_bytes"]'
 json 'v["resident_bytes"] + v["experts_bytes"] <= v["bytes"] <= v["least_bytes"]'
 json 'v["kv_bytes"] + v["scratch_bytes"] == v["session_bytes"]'
-ok plan $MODEL --ctx 512 --memory 18M --json
+ok plan $MODEL --ctx 512 --threads 2 --memory 18M --json
 json 'v["streams"] and v["ceiling_bytes"] == 18 << 20 and 8 == v["slots_min"] < v["slots"] < 160'
 json 'v["slots_per_layer"] == v["slots"] / 5 and v["kept_bytes"] == v["slots"] * v["expert_bytes"]'
 json 'v["resident_bytes"] + v["other_bytes"] + v["session_bytes"] + v["kept_bytes"] <= v["ceiling_bytes"]'
@@ -37,11 +37,11 @@ says out '^session +[0-9.]+ MB: keys and values of 512 tokens [0-9.]+ MB, scratc
 says out '^kept +[0-9.]+ MB: [0-9]+ of 160 experts, [0-9.]+ of 32 a layer$'
 says out '^ceiling +18.87 MB, the experts come from disk; [0-9.]+ MB would do$'
 says out '^hits +[0-9]+% to [0-9]+% of the experts that a token uses$'
-ok plan $MODEL --ctx 512 --memory 18M
+ok plan $MODEL --ctx 512 --threads 2 --memory 18M
 says out '^memory +[0-9.]+ GB/s read with [0-9]+ threads$'
 says out '^disk +[0-9.]+ GB/s$'
 says out '^decode +[0-9.]+ to [0-9.]+ tokens/s expected after 512 tokens$'
-ok plan $MODEL --ctx 128 --memory 18M --io-limit 0.5
+ok plan $MODEL --ctx 128 --threads 2 --memory 18M --io-limit 0.5
 says out '^disk +0.50 GB/s by --io-limit$'
 says out 'tokens/s expected after 128 tokens$'
 ok plan $MODEL --ctx 512
@@ -53,10 +53,12 @@ json 'v["experts"] == v["slots"] == v["layers"] == 0 and not v["streams"]'
 ok plan dense.ernie --no-probe
 
 # ---- The same answers ----
+# Scratch grows with the number of threads, and with it what is left for experts.
+threads=2
 # answers ARGUMENT...: the same as from memory.
 answers() {
     checked
-    "$ERNIE" run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 -q "$@" >out 2>err </dev/null
+    "$ERNIE" run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --threads $threads -q "$@" >out 2>err </dev/null
     status=$?
     [ "$status" -eq 0 ] || failed "run $* should succeed"
     same out expected
@@ -71,8 +73,10 @@ answers --memory 18M --readers 8
 answers --memory "$LEAST" --look-ahead --warm none
 answers --memory 18M --look-ahead --policy lfru
 answers --memory 18M --policy lfru --buffered --warm none
-answers --memory "$LEAST" --threads 1 --warm none
-answers --memory 18M --threads 1 --readers 1 --look-ahead
+threads=1
+answers --memory "$LEAST" --warm none
+answers --memory 18M --readers 1 --look-ahead
+threads=2
 answers --memory 18M --io-limit 0.1 --io-latency 100 --warm none
 answers --memory 18M --kv f16 --pages read
 ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 -q --cpu base
@@ -82,17 +86,17 @@ answers --memory 18M --cpu base
 # All else that has a session, too.
 ok logits $MODEL --ids 5,6,7,8
 cp out expected
-ok logits $MODEL --ids 5,6,7,8 --memory 30M
+ok logits $MODEL --ids 5,6,7,8 --threads 2 --memory 30M
 same out expected
 printf '{"text": "hello world</s>"}\n{"text": "and more of the same"}\n' >two.jsonl
 ok eval $MODEL two.jsonl
 cp out expected
-ok eval $MODEL two.jsonl --memory 24M
+ok eval $MODEL two.jsonl --threads 2 --memory 24M
 same out expected
 printf 'hello\nand again\n' >questions
 for memory in 1G 30M; do
     checked
-    "$ERNIE" chat $MODEL -n 12 --seed 1 --memory $memory <questions >chat.$memory 2>err
+    "$ERNIE" chat $MODEL -n 12 --seed 1 --threads 2 --memory $memory <questions >chat.$memory 2>err
     status=$?
     [ "$status" -eq 0 ] || failed "chat --memory $memory should succeed"
 done
@@ -106,15 +110,15 @@ if [ -d "$REPO/tests/data/micro-moe" ]; then
     ok convert "$REPO/tests/data/micro-moe" micro.ernie --type f32
     ok run micro.ernie --ids 5,6,7 -n 8 --temp 0 --ctx 32 -q
     cp out expected
-    ok run micro.ernie --ids 5,6,7 -n 8 --temp 0 --ctx 32 -q --memory 1200K --readers 1
+    ok run micro.ernie --ids 5,6,7 -n 8 --temp 0 --ctx 32 -q --threads 2 --memory 1200K --readers 1
     same out expected
-    ok plan micro.ernie --ctx 32 --memory 1200K --readers 1 --no-probe --json
+    ok plan micro.ernie --ctx 32 --threads 2 --memory 1200K --readers 1 --no-probe --json
     json 'v["streams"] and v["slots"] < v["experts"]'
 fi
 
 # ---- The list of experts ----
 rm -f $MODEL.warm
-ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 -q --memory 18M
+ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 -q --threads 2 --memory 18M
 cp out expected
 checked
 [ -s $MODEL.warm ] || failed 'run should write the list beside the model'
@@ -139,9 +143,9 @@ answers
 absent $MODEL.warm
 
 # ---- Statistics ----
-ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --memory 18M --warm none
+ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --threads 2 --memory 18M --warm none
 says err '\| stop: [a-z ]+ \| experts [0-9.]+% in memory, [0-9.]+ read a token, [0-9.]+ MB a token at [0-9.]+ GB/s, waited [0-9]+% \| [0-9.]+ of 32 experts a layer kept\]$'
-ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --memory 18M --warm none --json
+ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --threads 2 --memory 18M --warm none --json
 documented run
 json 'v["pages"] == "streamed"'
 json 'set(v["stream"]) == {"slots", "slots_per_layer", "experts_per_layer", "expert_bytes", "prompt", "decode"}'
@@ -159,7 +163,7 @@ for field in slots slots_per_layer experts_per_layer expert_bytes prompt decode 
     ok help run
     says out "(^|[^a-z_])$field([^a-z_]|\$)"
 done
-ok bench $MODEL -p 32 -c 16 -n 8 --repeat 2 --memory 18M --json
+ok bench $MODEL -p 32 -c 16 -n 8 --repeat 2 --threads 2 --memory 18M --json
 documented bench
 json 'set(v["stream"]) == {"slots", "slots_per_layer", "experts_per_layer", "expert_bytes", "disk_gbps", "ceiling_bytes"}'
 json 'v["stream"]["ceiling_bytes"] == 18 << 20 and v["stream"]["disk_gbps"] > 0'
@@ -168,7 +172,7 @@ json 'v["decode"][0]["stream"]["used"] == 16 * 5 * 4 and 0 <= v["decode"][0]["st
 json 'v["decode"][0]["bound_tps"] > 0 and v["decode"][0]["bound_fraction"] > 0'
 json 'abs(v["decode"][0]["bound_fraction"] * v["decode"][0]["bound_tps"] / v["decode_tps"] - 1) < 1e-6'
 json 'abs(v["bytes_per_token"] - v["weight_bytes_per_token"] - 20 * v["kv_bytes_per_token"] - v["decode"][0]["stream"]["bytes_read_per_token"]) < 1'
-ok bench $MODEL -p 16 -n 4 --repeat 1 --memory 18M --io-limit 0.2
+ok bench $MODEL -p 16 -n 4 --repeat 1 --threads 2 --memory 18M --io-limit 0.2
 says out '^ +experts [0-9.]+% in memory, [0-9.]+ read a token'
 says out '^ +bound [0-9.]+ tokens/s, [0-9.]+% of it reached$'
 says out '^disk +0.20 GB/s by --io-limit$'
@@ -178,12 +182,12 @@ says out '(^|[^a-z_])bound_tps([^a-z_]|$)'
 says out '(^|[^a-z_])bound_fraction([^a-z_]|$)'
 
 # ---- What is refused ----
-bad 1 'a ceiling of 0.001 MB is too low' plan $MODEL --memory 1K
+bad 1 'a ceiling of 0.001 MB is too low' plan $MODEL --threads 2 --memory 1K
 says err 'model.ernie: .* [0-9.]+ MB of resident weights and 8 experts of [0-9.]+ MB take [0-9.]+ MB, .*\(option --memory\)$'
-bad 1 'a ceiling of 12.6 MB is too low' plan $MODEL --memory 12M --ctx 4096
+bad 1 'a ceiling of 12.6 MB is too low' plan $MODEL --threads 2 --memory 12M --ctx 4096
 says err 'a session of 4096 tokens needs [0-9.]+ MB, experts [0-9.]+ MB; [0-9.]+ MB would do, and a context of [0-9]+ tokens would fit'
-bad 1 'a ceiling of 12.6 MB is too low' bench $MODEL --memory 12M -c 4000 -n 1 --repeat 1
-bad 1 'is too low: the weights, with no experts to leave on disk, take' plan dense.ernie --memory 1M
+bad 1 'a ceiling of 12.6 MB is too low' bench $MODEL --threads 2 --memory 12M -c 4000 -n 1 --repeat 1
+bad 1 'is too low: the weights, with no experts to leave on disk, take' plan dense.ernie --threads 2 --memory 1M
 bad 1 "option --ctx: 2000000000 tokens, the model's limit is" plan $MODEL --ctx 2000000000
 bad 1 'nowhere.ernie' plan nowhere.ernie
 bad 1 "$PWD" plan "$PWD"
@@ -199,12 +203,12 @@ for r in records:
     if r["name"].startswith("layers.2.experts."): data[r["offset"] + 100] ^= 1
 open("broken.ernie", "wb").write(data)
 SCRIPT
-    bad 1 'layer 2' run broken.ernie --ids 5 -n 1 --ctx 512 --memory 18M --warm none
+    bad 1 'layer 2' run broken.ernie --ids 5 -n 1 --ctx 512 --threads 2 --memory 18M --warm none
     says err 'expert [0-9]+'
     bad 1 'layers.2.experts.0' verify broken.ernie
-    ok plan broken.ernie --ctx 512 --memory 18M --no-probe
+    ok plan broken.ernie --ctx 512 --threads 2 --memory 18M --no-probe
     head -c 20000000 $MODEL >short.ernie
-    bad 1 'short.ernie' plan short.ernie --memory 18M
+    bad 1 'short.ernie' plan short.ernie --threads 2 --memory 18M
 fi
 
 finish

@@ -120,6 +120,19 @@ def chat_answers_and_leaves():
     t.finish(0)
 
 
+def chat_says_what_it_read():
+    t = Terminal("chat", MODEL, "-n", "4", "--logit-bias", "2=-inf", "--ctx", "256", "--memory",
+                 "11M", "--warm", "none", "--threads", "2")
+    at = t.wait_for("> ")
+    for line in ("hello", "again"):
+        t.type(line + "\r")
+        at = t.wait_for("| stop: length | experts ", t.wait_for("[4 tokens", at))
+        at = t.wait_for(" of 32 experts a layer kept]", t.wait_for("% in memory, ", at))
+        at = t.wait_for("> ", at)
+    t.type("\x04")
+    t.finish(0)
+
+
 def commands_are_obeyed():
     """Every command and what it says; a saved conversation continues as if it had not been left."""
 
@@ -255,6 +268,7 @@ n_documents = documents_that_last("documents.jsonl", 1.0)
 write_documents("many.jsonl", 100 * n_documents)
 for play in (
     chat_answers_and_leaves,
+    chat_says_what_it_read,
     commands_are_obeyed,
     ctrl_c_stops_the_answer,
     ctrl_c_at_the_prompt_leaves_the_second_time,
