@@ -66,10 +66,10 @@ endif()
 if(ERNIE_TESTS)
   ernie_find(cmocka cmocka.h)
   if(CMAKE_CROSSCOMPILING AND NOT TARGET ernie_dep::cmocka)
-    # The few tests that run on an emulated processor bring what they use of cmocka themselves.
+    # The tests that run on an emulated system bring what they use of cmocka themselves.
     add_library(ernie_dep::cmocka INTERFACE IMPORTED GLOBAL)
     set_target_properties(ernie_dep::cmocka PROPERTIES
-      INTERFACE_COMPILE_DEFINITIONS ERNIE_TEST_NO_CMOCKA)
+      INTERFACE_INCLUDE_DIRECTORIES "${PROJECT_SOURCE_DIR}/tests/mini")
   endif()
 endif()
 ernie_part(TOOLS jansson)

@@ -322,7 +322,14 @@ ERN_FN void ern_cpu_relax(void)
 
 /* ---- Waiting on a word --------------------------------------------------------------------- */
 
-#ifdef __linux__
+/* Within what every clock can count, NaN included; ten days and more end as a spurious return. */
+static double os_wait_seconds(double seconds)
+{
+    const double longest = 1e6;
+    return seconds > 0 ? (seconds < longest ? seconds : longest) : 0;
+}
+
+#if defined(__linux__) && !defined(OS_NO_FUTEX) /* a test has it without */
 
 _Static_assert(sizeof(atomic_uint) == 4, "a futex is 32 bits wide");
 
@@ -333,6 +340,7 @@ ERN_FN void ern_wait(atomic_uint *word, unsigned expected)
 
 ERN_FN void ern_wait_for(atomic_uint *word, unsigned expected, double seconds)
 {
+    seconds = os_wait_seconds(seconds);
     const time_t whole = (time_t)seconds;
     const struct timespec limit = { whole, (long)(1e9 * (seconds - (double)whole)) };
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &limit, NULL, 0);
@@ -363,6 +371,10 @@ static void os_bed_sleep(void)
 {
     SleepConditionVariableSRW(&os_bed, &os_bed_lock, INFINITE, 0);
 }
+static void os_bed_sleep_for(double seconds)
+{
+    SleepConditionVariableSRW(&os_bed, &os_bed_lock, (DWORD)(seconds * 1e3) + 1, 0);
+}
 static void os_bed_wake(void)
 {
     WakeAllConditionVariable(&os_bed);
@@ -382,6 +394,23 @@ static void os_bed_sleep(void)
 {
     pthread_cond_wait(&os_bed, &os_bed_lock);
 }
+#ifdef __APPLE__
+static void os_bed_sleep_for(double seconds)
+{
+    const time_t whole = (time_t)seconds;
+    const struct timespec limit = { whole, (long)(1e9 * (seconds - (double)whole)) };
+    pthread_cond_timedwait_relative_np(&os_bed, &os_bed_lock, &limit);
+}
+#else
+/* A condition that needs no function to make it goes by the wall clock: setting that back makes one
+ * sleep longer. */
+static void os_bed_sleep_for(double seconds)
+{
+    const uint64_t end = os_nanoseconds(CLOCK_REALTIME) + (uint64_t)(1e9 * seconds);
+    const struct timespec limit = { (time_t)(end / 1000000000u), (long)(end % 1000000000u) };
+    pthread_cond_timedwait(&os_bed, &os_bed_lock, &limit);
+}
+#endif
 static void os_bed_wake(void)
 {
     pthread_cond_broadcast(&os_bed);
@@ -392,6 +421,13 @@ ERN_FN void ern_wait(atomic_uint *word, unsigned expected)
 {
     os_bed_enter();
     if (atomic_load(word) == expected) os_bed_sleep();
+    os_bed_leave();
+}
+
+ERN_FN void ern_wait_for(atomic_uint *word, unsigned expected, double seconds)
+{
+    os_bed_enter();
+    if (atomic_load(word) == expected) os_bed_sleep_for(os_wait_seconds(seconds));
     os_bed_leave();
 }
 

@@ -36,6 +36,7 @@ eval|MODEL
 calibrate|MODEL
 tune|MODEL
 bench|MODEL
+replay|TRACE
 synth|OUT
 TABLE
 

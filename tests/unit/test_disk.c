@@ -8,12 +8,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
-#ifdef ERNIE_TEST_NO_CMOCKA
-#include "mini_cmocka.h"
-#else
 #include <cmocka.h>
-#endif
 
 #include "../../src/os_handle.h"
 

@@ -7,12 +7,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#ifdef ERNIE_TEST_NO_CMOCKA
-#include <string.h>
-#include "mini_cmocka.h"
-#else
 #include <cmocka.h>
-#endif
 
 #include "../../backends/cpu/kernels.h"
 

@@ -21,6 +21,7 @@ enum {
 };
 
 typedef struct cli_context cli_context;
+struct ern_trace_out;
 
 typedef struct cli_command {
     command_shape shape;
@@ -30,11 +31,22 @@ typedef struct cli_command {
     const char *details;   /* the help's text between usage and options */
 } cli_command;
 
+/* A trace under way (cli_trace.c). */
+typedef struct cli_trace {
+    struct ern_trace_out *out; /* NULL: none */
+    const ernie_session *session;
+    bool only_prompts;
+    size_t n_fed;               /* tokens of the prompt under way before the present batch */
+    ernie_progress_fn progress; /* the session's own */
+    void *progress_user;
+} cli_trace;
+
 struct cli_context {
     const cli_command *command; /* NULL before it is known */
     program_options options;
     output out;
     progress bar;
+    cli_trace trace;
     bool failed;
 };
 
@@ -73,6 +85,8 @@ typedef struct cli_session {
     uint64_t n_ctx;
     ernie_kv_type kv;   /* where --kv does not speak */
     bool shows_feeding; /* the bar moves while a prompt is fed; otherwise it is the command's own */
+    bool traced;        /* it is the one that --trace means */
+    bool only_prompts;  /* a token fed alone is not decoded either */
 } cli_session;
 
 /* Create a session. `memory`, which may be NULL, receives the plan. */
@@ -92,6 +106,23 @@ int cli_check_vocabulary(cli_context *cli, const char *what, const ernie_model *
 
 /* How many positions of n_vocab logits to ask for at once: 1 .. 512, in about 64 MiB. */
 size_t cli_logits_piece(size_t n_vocab);
+
+/* ---- The trace of --trace (cli_trace.c) ---------------------------------------------------- */
+
+/* Without the option these do nothing. */
+
+/* Open the trace; the session that is made with *options, n_batch given, fills it. */
+int cli_trace_begin(cli_context *cli, const ernie_model *model, bool only_prompts,
+                    ernie_session_options *options);
+
+/* A prompt was stopped: what comes next does not go on with it. */
+void cli_trace_stopped(cli_context *cli);
+
+/* Give the file its name: when all has gone well, and before the result is printed. */
+int cli_trace_finish(cli_context *cli);
+
+/* Leave no file, if there is one under way. */
+void cli_trace_abandon(cli_context *cli);
 
 /* ---- Text and ids (cli_text.c) ------------------------------------------------------------- */
 
@@ -135,5 +166,6 @@ int cmd_eval(cli_context *cli);
 int cmd_bench(cli_context *cli);
 int cmd_calibrate(cli_context *cli);
 int cmd_tune(cli_context *cli);
+int cmd_replay(cli_context *cli);
 
 #endif

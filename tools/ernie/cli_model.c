@@ -134,8 +134,14 @@ int cli_open_session(cli_context *cli, const ernie_model *model, const cli_sessi
     ernie_error error;
     if (ernie_session_plan(model, &options, &plan, &error) != ERNIE_OK)
         return cli_fail_error(cli, NULL, &error);
+    if (wanted->traced) {
+        options.n_batch = plan.n_batch; /* the trace has room for as many */
+        const int status = cli_trace_begin(cli, model, wanted->only_prompts, &options);
+        if (status != CLI_OK) return status;
+    }
     if (ernie_session_create(session, model, &options, &error) != ERNIE_OK)
         return cli_fail_error(cli, NULL, &error);
+    if (wanted->traced) cli->trace.session = *session;
     progress_begin(&cli->bar, PROGRESS_TOKENS);
     if (memory) *memory = plan;
     return CLI_OK;

@@ -156,7 +156,7 @@ static int bench_open(bench_state *bench)
                         "the longest prompt or context and the tokens to decode after it are %zu "
                         "tokens, they do not fit the model's context of %u",
                         bench->n_ctx, bench->info.context_max);
-    const cli_session wanted = { .n_ctx = bench->n_ctx };
+    const cli_session wanted = { .n_ctx = bench->n_ctx, .traced = true };
     status = cli_open_session(bench->cli, bench->model, &wanted, &bench->memory, &bench->session);
     if (status != CLI_OK) return status;
     bench->ids = memory_resize(NULL, bench->n_ctx, sizeof *bench->ids);
@@ -267,6 +267,7 @@ int cmd_bench(cli_context *cli)
     bench_state bench = { .cli = cli };
     int status = bench_open(&bench);
     if (status == CLI_OK) status = bench_run(&bench);
+    if (status == CLI_OK) status = cli_trace_finish(cli);
     if (status == CLI_OK) {
         ernie_session_free(bench.session); /* its threads must not disturb those that read */
         bench.session = NULL;

@@ -103,6 +103,7 @@ static ernie_status chat_answer(chat_state *chat, const id_list *ids, ernie_resu
     progress_begin(&chat->cli->bar, PROGRESS_TOKENS);
     interrupt_watch(chat->session);
     for (int i = 0; i < 2; i++) {
+        cli_trace_stopped(chat->cli); /* perhaps the last one was */
         status = ernie_session_sync(chat->session, ids->ids, ids->n, error);
         if (status != ERNIE_CANCELLED || interrupt_signal()) break;
     }
@@ -313,7 +314,7 @@ static int chat_open(chat_state *chat)
     status = cli_check_ids(cli, chat->model);
     if (status == CLI_OK) status = cli_choose_context(cli, chat->model, 0, 0, &chat->n_ctx);
     if (status != CLI_OK) return status;
-    const cli_session wanted = { .n_ctx = chat->n_ctx, .shows_feeding = true };
+    const cli_session wanted = { .n_ctx = chat->n_ctx, .shows_feeding = true, .traced = true };
     return cli_open_session(cli, chat->model, &wanted, NULL, &chat->session);
 }
 
@@ -329,6 +330,7 @@ int cmd_chat(cli_context *cli)
         chat_notice(&chat, "%s, context %llu. /help lists the commands, Ctrl-D leaves.",
                     cli_model_info(chat.model).name, (unsigned long long)chat.n_ctx);
         status = chat_loop(&chat);
+        if (status == CLI_OK) status = cli_trace_finish(cli);
     }
     line_reader_close(chat.reader);
     conversation_free(&chat.talk);

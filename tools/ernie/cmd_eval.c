@@ -136,7 +136,8 @@ static int eval_document(const int32_t *ids, size_t n, void *user)
 
 static int eval_open_session(eval_state *eval, eval_model *m)
 {
-    const cli_session wanted = { .n_ctx = eval->n_max };
+    const cli_session wanted = { .n_ctx = eval->n_max, .traced = m == &eval->subject,
+                                 .only_prompts = true };
     m->logits = memory_resize(NULL, eval->piece_max * eval->n_vocab, sizeof *m->logits);
     return cli_open_session(eval->cli, m->model, &wanted, NULL, &m->session);
 }
@@ -219,6 +220,7 @@ int cmd_eval(cli_context *cli)
     if (status == CLI_OK && eval.n_tokens == 0)
         status = cli_fail(cli, CLI_FAILED,
                           "%s: nothing to score, expected a document of two tokens or more", path);
+    if (status == CLI_OK) status = cli_trace_finish(cli);
     if (status == CLI_OK) eval_print(&eval);
     free(eval.distance.kl_of);
     eval_close(&eval.subject);

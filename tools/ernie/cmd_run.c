@@ -255,7 +255,7 @@ static int run_open(cli_context *cli, run_state *run)
     uint64_t n_ctx = 0;
     if (status == CLI_OK)
         status = cli_choose_context(cli, run->model, run->ids.n, options->n_tokens, &n_ctx);
-    const cli_session wanted = { .n_ctx = n_ctx, .shows_feeding = true };
+    const cli_session wanted = { .n_ctx = n_ctx, .shows_feeding = true, .traced = true };
     if (status == CLI_OK) status = cli_open_session(cli, run->model, &wanted, NULL, &run->session);
     ernie_error error;
     if (status == CLI_OK && options->load_session
@@ -283,6 +283,7 @@ int cmd_run(cli_context *cli)
     if (status == CLI_OK) status = run_feed(cli, &run);
     if (status == CLI_OK) status = run_generate(cli, &run);
     if (status == CLI_OK) status = run_save(cli, &run);
+    if (status == CLI_OK) status = cli_trace_finish(cli);
     if (status == CLI_OK && cli->options.json)
         run_print_json(cli, &run);
     else if (status == CLI_OK)

@@ -24,6 +24,7 @@ static const char *const main_model_out[] = { "MODEL", "OUT", NULL };
 static const char *const main_model_base_file_out[] = { "MODEL", "BASE", "FILE", "OUT", NULL };
 static const char *const main_source_out[] = { "SOURCE", "OUT", NULL };
 static const char *const main_out[] = { "OUT", NULL };
+static const char *const main_trace[] = { "TRACE", NULL };
 
 const cli_command cli_commands[] = {
     { { "run", COMMAND_RUN, main_model },
@@ -162,6 +163,21 @@ const cli_command cli_commands[] = {
       "items of both lists again as prefill_tps, prompt_tokens, decode_tps, bytes_per_token and\n"
       "decode_read_fraction; decode_tokens, repeat, threads, version, cpu, types, pages (where the\n"
       "weights lay at the end), model_bytes and session_bytes." },
+    { { "replay", COMMAND_REPLAY, main_trace },
+      cmd_replay,
+      "TRACE [--slots LIST] [--policy P] [--json]",
+      "try caches of experts on a trace",
+      "TRACE is what --trace of run, chat, eval or bench wrote. For each number of slots (experts\n"
+      "that memory holds, of all layers together) and each rule of forgetting it counts how many\n"
+      "of the experts asked for would have been in memory, beginning with none: of decoded tokens\n"
+      "each choice in each layer, of a prompt's batches each expert chosen once a layer. lru and\n"
+      "lfru are the engine's rules; opt knows the future and is the bound of every rule.\n\n"
+      "The JSON object of --json holds model, weights_id, layers (those with experts), experts (of\n"
+      "a layer), experts_used (by a token), prompt and decoded, which hold tokens, overlap (the\n"
+      "part of a token's experts that the token before chose, too), reuse_distance (the median of\n"
+      "tokens since an expert was last chosen) and distinct_in_8 (experts of a layer that eight\n"
+      "tokens choose together), and results, a list of slots, slots_per_layer, policy,\n"
+      "decoded_pins, decoded_hit_rate, prompt_pins and prompt_hit_rate. null: too few tokens." },
     { { "synth", COMMAND_SYNTH, main_out },
       cmd_synth,
       "OUT --shape 21b|300b|0.3b|demo [--layers N] [--type T]",
@@ -265,6 +281,7 @@ int main(int argc, char **argv)
     output_open(&cli.out, stdout);
     int status = main_run(&cli, argc, argv);
     progress_erase(&cli.bar);
+    cli_trace_abandon(&cli);
     if (!output_close(&cli.out) && status == CLI_OK) status = cli_fail_output(&cli);
     options_free(&cli.options);
     return status;

@@ -46,7 +46,8 @@ typedef struct option_row {
 #define MAKERS    (COMMAND_CONVERT | COMMAND_SYNTH) /* of model files */
 #define WRITERS   (MAKERS | COMMAND_EXPORT)
 #define TEXTS     (COMMAND_EVAL | COMMAND_CALIBRATE | COMMAND_TUNE)
-#define EVERY     (MODELS | WRITERS)
+#define TRACED    (ANSWERS | COMMAND_EVAL | COMMAND_BENCH)
+#define EVERY     (MODELS | WRITERS | COMMAND_REPLAY)
 
 /* The most that fits a JSON number exactly, so that a printed seed can be given back. */
 #define SEED_MAX    9007199254740991.0
@@ -80,7 +81,7 @@ static const option_row option_rows[] = {
       "content, url, site}] and, if wanted, language \"zh\" or \"en\" [by the question's script]" },
     { "raw", 0, NULL, OPTION_FLAG, COMMAND_RUN, AT(raw), 0, 0, NULL,
       "continue the prompt itself, without the chat format; special tokens in it count" },
-    { "json", 0, NULL, OPTION_FLAG, COMMAND_RUN | COMMAND_INFO | COMMAND_BENCH | COMMAND_CALIBRATE | COMMAND_TUNE,
+    { "json", 0, NULL, OPTION_FLAG, COMMAND_RUN | COMMAND_INFO | COMMAND_BENCH | COMMAND_CALIBRATE | COMMAND_TUNE | COMMAND_REPLAY,
       AT(json), 0, 0, NULL,
       "print one JSON object" },
     { "json", 0, NULL, OPTION_FLAG, COMMAND_EVAL, AT(json), 0, 0, NULL,
@@ -176,6 +177,15 @@ static const option_row option_rows[] = {
     { "cpu", 0, "NAME", OPTION_CHOICE, MODELS, AT(cpu), 0, 0, "auto|base|avx2|avxvnni|avx512|avx512vbmi|amx|neon|i8mm",
       "instruction set: base, avx2, avxvnni, avx512, avx512vbmi, amx, neon or i8mm "
       "[auto: the best that this machine has]" },
+
+    { "trace", 0, "FILE", OPTION_TEXT, TRACED, AT(trace), 0, 0, NULL,
+      "write to FILE which experts each token chose, for ernie replay" },
+    { "slots", 0, "LIST", OPTION_COUNTS, COMMAND_REPLAY, AT(slots), 1, COUNT_MAX, NULL,
+      "numbers of experts that memory holds, such as 200,400 "
+      "[8, 12, 16, 24, 32, 40 and 48 times the layers]" },
+    { "policy", 0, "P", OPTION_CHOICE, COMMAND_REPLAY, AT(policy), 0, 0, "lru|lfru|opt|all",
+      "which expert gives way: lru (used longest ago), lfru (the same in steps that double, among "
+      "equals the less frequent), opt (asked for again latest) or all [all]" },
 
     { "shape", 0, "S", OPTION_CHOICE, COMMAND_SYNTH, AT(shape), 0, 0, "21b|300b|0.3b|demo",
       "the model to imitate: 21b, 300b, 0.3b or demo (required)" },
@@ -295,9 +305,10 @@ static bool options_set_counts(const option_row *row, void *field, const char *t
     if (good) return true;
     return options_fail(
         error,
-        "option --%s: \"%.*s\" is not a number of tokens from %.0f to %.0f, expected "
+        "option --%s: \"%.*s\" is not a number of %s from %.0f to %.0f, expected "
         "a list such as 64,512",
-        row->name, (int)(n_bad < 60 ? n_bad : 60), bad, row->min, row->max);
+        row->name, (int)(n_bad < 60 ? n_bad : 60), bad,
+        row->commands == COMMAND_REPLAY ? "slots" : "tokens", row->min, row->max);
 }
 
 static bool options_add_text(const option_row *row, void *field, const char *text,
@@ -496,6 +507,7 @@ void options_free(program_options *options)
     id_list_free(&options->stop_ids);
     id_list_free(&options->prompts);
     id_list_free(&options->contexts);
+    id_list_free(&options->slots);
     free(options->bias.items);
     options->bias = (bias_list){ 0 };
 }

@@ -26,7 +26,8 @@ enum {
     COMMAND_VERSION = 1 << 12,
     COMMAND_CALIBRATE = 1 << 13,
     COMMAND_EXPORT = 1 << 14,
-    COMMAND_TUNE = 1 << 15
+    COMMAND_TUNE = 1 << 15,
+    COMMAND_REPLAY = 1 << 16
 };
 
 enum { OPTIONS_STOP_MAX = 16, OPTIONS_POSITIONAL_MAX = 4 };
@@ -53,7 +54,7 @@ typedef struct program_options {
     bool help, quiet, json, raw, records, special, literal_text, force, all, common, diagonal,
         fast, buffered, look_ahead;
     const char *prompt, *system_message, *search_context, *load_session, *save_session;
-    const char *backend, *cpu, *kv, *pages, *policy, *warm;
+    const char *backend, *cpu, *kv, *pages, *policy, *warm, *trace;
     const char *type, *preset, *imatrix, *chat, *name, *shape, *against;
     uint32_t n_tokens, n_layers, n_ctx, n_threads, n_limit, n_skip, n_repeat, n_logprobs, top_k;
     uint32_t n_readers, io_latency_us;
@@ -62,6 +63,7 @@ typedef struct program_options {
     uint64_t seed, memory;
     id_list ids, stop_ids;
     id_list prompts, contexts; /* counts of tokens */
+    id_list slots;
     text_list stop;
     bias_list bias;
 } program_options;
