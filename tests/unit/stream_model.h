@@ -86,10 +86,11 @@ static inline uint64_t stream_ceiling(const stream_how *how, uint32_t n_sessions
     stream_how quiet = *how;
     ernie_memory memory = { .size = sizeof memory };
     quiet.stream.warm_path = NULL;
-    ernie_model *model = stream_open_with(&quiet, stream_file_bytes(how) + (1u << 20));
+    ernie_model *model = stream_open_with(&quiet, stream_file_bytes(how) + ERN_PLAN_SPARE);
     OK(ernie_session_plan(model, &how->session, &memory, &error));
     const size_t n_path = how->stream.warm_path ? strlen(how->stream.warm_path) + 1 : 0;
     const uint64_t ceiling = memory.held_bytes + n_sessions * memory.total_bytes + n_path
+                             + ERN_PLAN_SPARE
                              + ern_experts_slot_bytes(&model->format, n_slots);
     ernie_model_close(model);
     return ceiling;
