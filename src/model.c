@@ -202,8 +202,9 @@ ERN_FN uint64_t ern_model_held(const ernie_model *m)
 ERN_FN uint64_t ern_model_slots(const ernie_model *m, uint64_t more)
 {
     const ern_header *h = m->format.header;
-    const uint64_t held = ern_model_held(m), most = m->ceiling - ERN_PLAN_SPARE;
-    if (m->ceiling < ERN_PLAN_SPARE || held > most || more > most - held) return 0;
+    const uint64_t lent = m->budget->lent, spare = lent > ERN_PLAN_SPARE ? lent : ERN_PLAN_SPARE;
+    const uint64_t held = ern_model_held(m), most = m->ceiling - spare;
+    if (m->ceiling < spare || held > most || more > most - held) return 0;
     uint64_t low = 0, high = ern_plan_n_experts(h);
     while (low < high) {
         const uint64_t middle = (low + high + 1) / 2;
@@ -213,36 +214,26 @@ ERN_FN uint64_t ern_model_slots(const ernie_model *m, uint64_t more)
     return low;
 }
 
-/* How many slots stay when `more` bytes are lent: the spare memory goes first, then slots down to half
- * of those that a session asks for; 0 when that is not enough. */
-static uint64_t model_slots_beside(const ernie_model *m, uint64_t more)
+/* The spare memory goes first, then slots, down to half of those that a session asks for. The budget's
+ * lock is held. */
+static ernie_status model_make_room(const ernie_model *m, uint64_t n_bytes, ernie_error *error)
 {
-    const uint64_t held = ern_model_held(m);
-    const uint64_t now = ern_experts_n_slots(m->experts), fit = ern_model_slots(m, more);
-    const uint64_t least = (ern_plan_slots_min(m->format.header) + 1) / 2;
-    if (held > m->ceiling || more > m->ceiling - held) return 0;
-    const uint64_t room = m->ceiling - held - more;
-    if (ern_experts_bytes(m->experts) <= room) return now;
-    if (fit >= least) return fit < now ? fit : now;
-    return ern_experts_slot_bytes(&m->format, least) <= room ? least : 0;
+    const uint64_t n = ern_model_slots(m, 0), now = ern_experts_n_slots(m->experts);
+    if (n >= now) return ERNIE_OK;
+    ERN_FAIL_IF(n < (ern_plan_slots_min(m->format.header) + 1) / 2, error, ERNIE_NO_MEMORY,
+                "no memory for %s under a ceiling of %s: %s are held, %s of experts",
+                ern_bytes(n_bytes).text, ern_bytes(m->ceiling).text,
+                ern_bytes(ern_model_held(m)).text, ern_bytes(ern_experts_bytes(m->experts)).text);
+    return ern_experts_resize(m->experts, ern_experts_slot_bytes(&m->format, n), error);
 }
 
 ERN_FN ernie_status ern_model_borrow(const ernie_model *m, uint64_t n_bytes, ernie_error *error)
 {
-    ernie_status status = ERNIE_OK;
-    if (!m->experts) return status;
+    if (!m->experts) return ERNIE_OK;
     ern_mutex_lock(&m->budget->lock);
-    const uint64_t lent = m->budget->lent + n_bytes, now = ern_experts_n_slots(m->experts);
-    const uint64_t n = model_slots_beside(m, lent);
-    if (n == 0 && now)
-        status = ern_error_set(error, ERNIE_NO_MEMORY,
-                               "no memory for %s under a ceiling of %s: %s are held, %s of experts",
-                               ern_bytes(n_bytes).text, ern_bytes(m->ceiling).text,
-                               ern_bytes(ern_model_held(m)).text,
-                               ern_bytes(ern_experts_bytes(m->experts)).text);
-    else if (n < now)
-        status = ern_experts_resize(m->experts, ern_experts_slot_bytes(&m->format, n), error);
-    if (status == ERNIE_OK) m->budget->lent = lent;
+    m->budget->lent += n_bytes;
+    const ernie_status status = model_make_room(m, n_bytes, error);
+    if (status != ERNIE_OK) m->budget->lent -= n_bytes;
     ern_mutex_unlock(&m->budget->lock);
     return status;
 }
@@ -253,7 +244,7 @@ ERN_FN void ern_model_give_back(const ernie_model *m, uint64_t n_bytes)
     if (!m->experts) return;
     ern_mutex_lock(&m->budget->lock);
     m->budget->lent -= n_bytes;
-    const uint64_t n = ern_model_slots(m, m->budget->lent), now = ern_experts_n_slots(m->experts);
+    const uint64_t n = ern_model_slots(m, 0), now = ern_experts_n_slots(m->experts);
     if (now && n > now)
         ern_experts_resize(m->experts, ern_experts_slot_bytes(&m->format, n), NULL);
     ern_mutex_unlock(&m->budget->lock);

@@ -67,7 +67,8 @@ static ERN_INLINE const ern_weights *ern_model_weights(const ernie_model *model)
 /* Bytes that model and sessions hold, experts on slots not counted. */
 ERN_FN uint64_t ern_model_held(const ernie_model *model);
 
-/* The most slots that fit under the ceiling once `more` bytes are taken, 0 when even that is too much. */
+/* The most slots that fit under the ceiling once `more` bytes are taken and what is lent (or some spare
+ * memory) stays free; 0 when even that is too much. The budget's lock is held. */
 ERN_FN uint64_t ern_model_slots(const ernie_model *model, uint64_t more);
 
 /* Before a call takes memory that it will give back, much of it: experts make room where the ceiling asks

@@ -156,7 +156,7 @@ static ernie_status session_make_room(const ernie_model *model, const ern_state_
         if (held <= model->ceiling && need.total_bytes <= model->ceiling - held) return ERNIE_OK;
         return session_refuse(model, state, &need, error);
     }
-    const uint64_t n_slots = ern_model_slots(model, need.total_bytes + model->budget->lent);
+    const uint64_t n_slots = ern_model_slots(model, need.total_bytes);
     if (n_slots < session_slots_min(model)) return session_refuse(model, state, &need, error);
     const uint32_t per_layer = (uint32_t)(n_slots / ern_n_moe_layers(session_hparams(model)));
     if (per_layer < 2 * session_hparams(model)->moe_k)
