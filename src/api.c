@@ -155,9 +155,7 @@ ERNIE_API ernie_status ernie_model_read_rate(const ernie_model *model, double se
     API_NEED(bytes_per_second, error);
     ERN_FAIL_IF(!(seconds >= 0.01 && seconds <= 60), error, ERNIE_INVALID,
                 "reading for %g seconds was asked for; 0.01 to 60 can be had", seconds);
-    ERN_FAIL_IF(!model->experts, error, ERNIE_UNSUPPORTED,
-                "the model is in memory: nothing is read from disk");
-    return ern_experts_probe(model->experts, seconds, cancel, bytes_per_second, error);
+    return ern_model_read_rate(model, seconds, cancel, bytes_per_second, error);
 }
 
 ERNIE_API size_t ernie_model_record_count(const ernie_model *model)

@@ -74,6 +74,7 @@ typedef struct ern_bytes_text {
     char text[24];
 } ern_bytes_text;
 ERN_FN ern_bytes_text ern_bytes(uint64_t n_bytes);
+ERN_FN ern_bytes_text ern_bytes_up(uint64_t n_bytes); /* rounded up: so much is enough */
 
 /* Copy an options struct of `given` bytes (its own `size` field) over *dst, which holds defaults of
  * `known` bytes: fields the caller does not know keep the defaults; a non-zero byte that this

@@ -40,6 +40,14 @@ ERN_FN ern_bytes_text ern_bytes(uint64_t n_bytes)
     return t;
 }
 
+ERN_FN ern_bytes_text ern_bytes_up(uint64_t n_bytes)
+{
+    const uint64_t unit = n_bytes < 1000 ? 1 : n_bytes < 1000000 ? 1000
+                          : n_bytes < 1000000000 ? 100000 : 10000000;
+    const uint64_t rest = n_bytes % unit;
+    return ern_bytes(rest && n_bytes <= UINT64_MAX - unit ? n_bytes + (unit - rest) : n_bytes);
+}
+
 ERN_FN ernie_status ern_options_copy(void *dst, size_t known, const void *src, const char *what,
                                      ernie_error *error)
 {

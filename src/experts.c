@@ -3,9 +3,8 @@
  * policy.c's. */
 #include "experts_inner.h"
 
-#define EXPERTS_READER_BYTES ((uint64_t)64 << 10) /* of a reader's stack, and of its file handle */
-#define EXPERTS_READERS_MAX  64u
-#define EXPERTS_AHEAD_TICKS  2u /* for which what was read ahead is safe from other reads ahead */
+#define EXPERTS_READERS_MAX 64u
+#define EXPERTS_AHEAD_TICKS 2u /* for which what was read ahead is safe from other reads ahead */
 
 /* ---- The lock ------------------------------------------------------------------------------ */
 
@@ -285,7 +284,7 @@ ERN_FN uint64_t ern_experts_fixed_bytes(const ern_format *format, unsigned n_rea
 {
     ern_arena arena = { 0 };
     experts_place(&arena, format, n_readers);
-    return ern_aligned_bytes(arena.used) + n_readers * EXPERTS_READER_BYTES;
+    return ern_aligned_bytes(arena.used);
 }
 
 /* Everything but the file and the readers. */
@@ -376,6 +375,5 @@ ERN_FN void ern_experts_close(ern_experts *e)
     ern_free_aligned(e->allocator, e, e->block_bytes);
 }
 
-#undef EXPERTS_READER_BYTES
 #undef EXPERTS_READERS_MAX
 #undef EXPERTS_AHEAD_TICKS

@@ -55,7 +55,7 @@ ERN_FN void ern_experts_close(ern_experts *experts);
 
 /* ---- Memory -------------------------------------------------------------------------------- */
 
-/* Bytes that n slots take, with their tables; and what readers and tables take besides. */
+/* Bytes that n slots take, with their tables; and what the tables of all take besides. */
 ERN_FN uint64_t ern_experts_slot_bytes(const ern_format *format, uint64_t n_slots);
 ERN_FN uint64_t ern_experts_fixed_bytes(const ern_format *format, unsigned n_readers);
 
@@ -107,9 +107,15 @@ ERN_FN void ern_experts_wait(ern_experts *experts, unsigned events, double secon
 ERN_FN ernie_status ern_experts_probe(ern_experts *experts, double seconds,
                                       const ernie_cancel *cancel, double *rate, ernie_error *error);
 
-/* Check the expert record i_record of the index, reading it anew, as a miss does: ERNIE_CORRUPT or
- * ERNIE_IO after a second try, with a sentence as ern_experts_get's. Allocates one slot's bytes. */
-ERN_FN ernie_status ern_experts_verify(ern_experts *experts, uint32_t i_record, ernie_error *error);
+/* Check the expert record i_record of the index and the zeros behind it, reading it anew, as a miss
+ * does: ERNIE_CORRUPT or ERNIE_IO after a second try, with a sentence as ern_experts_get's;
+ * ERNIE_CANCELLED (*cancel, which may be NULL, was set) within a piece. */
+ERN_FN ernie_status ern_experts_verify(ern_experts *experts, uint32_t i_record,
+                                       const ernie_cancel *cancel, ernie_error *error);
+
+/* What the two allocate. */
+ERN_FN uint64_t ern_experts_probe_bytes(const ern_experts *experts);
+ERN_FN uint64_t ern_experts_verify_bytes(const ern_experts *experts);
 
 /* Seconds that at least one read was under way, since opening. */
 ERN_FN double ern_experts_busy_seconds(ern_experts *experts);

@@ -26,6 +26,7 @@ typedef struct ern_experts_job {
     bool demand;              /* someone waits for it */
     bool queued;
     bool spoiled; /* a piece could not be read */
+    bool dropped; /* what is left of it will not be read */
     bool over;
     ernie_status status; /* once over */
 } ern_experts_job;

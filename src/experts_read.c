@@ -8,7 +8,6 @@
 
 #define READING_PIECE_BYTES ((uint64_t)2 << 20)
 #define READING_NAP         5e-3 /* seconds between two looks at whether it is time to end */
-#define READING_PATIENCE    0.1  /* the same for a caller who may have been cancelled */
 #define READING_PROBES_MAX  72u  /* experts under way at once while the speed is measured */
 
 static unsigned long long reading_ull(uint64_t x)
@@ -61,7 +60,7 @@ static void reading_demand_ends(ern_experts *e)
 ERN_FN void ern_experts_submit(ern_experts *e, ern_experts_job *job, bool demand)
 {
     job->n_taken = job->n_done = 0;
-    job->spoiled = job->over = false;
+    job->spoiled = job->dropped = job->over = false;
     job->demand = demand;
     e->n_demand += demand;
     reading_enter(e, job);
@@ -83,6 +82,17 @@ ERN_FN bool ern_experts_withdraw(ern_experts *e, ern_experts_job *job)
     reading_leave(e, job);
     if (job->demand) reading_demand_ends(e);
     return true;
+}
+
+/* No more of it shall be begun; true when nothing of it is under way any more. */
+static bool reading_drop(ern_experts *e, ern_experts_job *job)
+{
+    if (job->queued) {
+        reading_leave(e, job);
+        if (job->demand) reading_demand_ends(e);
+        job->dropped = true;
+    }
+    return job->over || (job->dropped && job->n_done == job->n_taken);
 }
 
 /* The job whose next piece is to be read, NULL when there is nothing to do. */
@@ -208,7 +218,9 @@ static void reading_work(ern_experts *e, unsigned reader, ern_experts_job *job)
     ern_experts_lock(e);
     reading_ends(e);
     if (piece != ERNIE_OK) job->spoiled = true;
-    if (++job->n_done < e->n_pieces) return;
+    job->n_done++;
+    e->has_events |= job->dropped;
+    if (job->n_done < e->n_pieces) return;
     if (job->demand) reading_demand_ends(e);
     ern_experts_unlock(e);
     const ernie_status status = reading_check(e, reader, job);
@@ -274,6 +286,27 @@ ERN_FN double ern_experts_busy_seconds(ern_experts *e)
 }
 
 /* ---- Reading for other ends ---------------------------------------------------------------- */
+
+static uint64_t reading_block_bytes(const ern_experts *e, unsigned n)
+{
+    return n * e->expert_bytes + ERN_DISK_ALIGN + ERN_CACHE_LINE;
+}
+
+static unsigned reading_n_probes(const ern_experts *e)
+{
+    const unsigned n = e->n_readers / e->n_pieces + 2;
+    return n > e->n_experts ? e->n_experts : n;
+}
+
+ERN_FN uint64_t ern_experts_probe_bytes(const ern_experts *e)
+{
+    return reading_block_bytes(e, reading_n_probes(e));
+}
+
+ERN_FN uint64_t ern_experts_verify_bytes(const ern_experts *e)
+{
+    return reading_block_bytes(e, 1);
+}
 
 /* Memory for n experts, each read into a place of its own. */
 static void *reading_alloc(ern_experts *e, unsigned n, ern_experts_job *jobs, size_t *n_bytes,
@@ -343,8 +376,11 @@ static bool reading_probe_turn(ern_experts *e, reading_probe *probe, bool last, 
     bool any = false;
     for (unsigned i = 0; i < probe->n; i++) {
         ern_experts_job *job = &probe->jobs[i];
-        if (last && !job->over && ern_experts_withdraw(e, job)) job->slot = 0;
         if (job->slot != ERN_EXPERTS_NONE) continue;
+        if (last && !job->over && reading_drop(e, job)) {
+            job->slot = 0; /* done with */
+            continue;
+        }
         if (!job->over) {
             any = true;
             continue;
@@ -353,7 +389,7 @@ static bool reading_probe_turn(ern_experts *e, reading_probe *probe, bool last, 
             probe->n_bytes += e->expert_bytes;
         else if (probe->status == ERNIE_OK)
             probe->status = reading_failure(job, error);
-        job->slot = 0; /* done with */
+        job->slot = 0;
         if (last || probe->status != ERNIE_OK) continue;
         job->slot = ERN_EXPERTS_NONE;
         reading_probe_submit(e, probe, job);
@@ -375,7 +411,7 @@ static void reading_probe_run(ern_experts *e, reading_probe *probe, double secon
         ern_experts_lock(e);
         any = reading_probe_turn(e, probe, last || probe->status != ERNIE_OK, error);
         ern_experts_unlock(e);
-        if (any) ern_experts_wait(e, events, READING_PATIENCE);
+        if (any) ern_experts_wait(e, events, READING_NAP);
     }
 }
 
@@ -385,8 +421,7 @@ ERN_FN ernie_status ern_experts_probe(ern_experts *e, double seconds, const erni
     reading_probe probe = { .status = ERNIE_OK };
     size_t block_bytes = 0;
     *rate = 0;
-    probe.n = e->n_readers / e->n_pieces + 2;
-    if (probe.n > e->n_experts) probe.n = e->n_experts;
+    probe.n = reading_n_probes(e);
     probe.step = reading_step(e->n_experts);
     void *block = reading_alloc(e, probe.n, probe.jobs, &block_bytes, error);
     if (!block) return ERNIE_NO_MEMORY;
@@ -401,12 +436,41 @@ ERN_FN ernie_status ern_experts_probe(ern_experts *e, double seconds, const erni
     return ERNIE_OK;
 }
 
-ERN_FN ernie_status ern_experts_verify(ern_experts *e, uint32_t i_record, ernie_error *error)
+/* Until the job is over or, once cancelled, nothing of it is under way: then false. */
+static bool reading_await(ern_experts *e, ern_experts_job *job, const ernie_cancel *cancel)
+{
+    for (;;) {
+        const unsigned events = ern_experts_events(e);
+        ern_experts_lock(e);
+        const bool ended = ern_cancelled(cancel) ? reading_drop(e, job) : job->over;
+        const bool over = job->over;
+        ern_experts_unlock(e);
+        if (ended) return over;
+        ern_experts_wait(e, events, READING_NAP);
+    }
+}
+
+/* What lies between an expert and the next one; a newer version may have put something there. */
+static ernie_status reading_check_padding(const ern_experts *e, const ern_experts_job *job,
+                                          ernie_error *error)
+{
+    const ern_record *r = &e->records[job->expert];
+    if (e->format->header->version > ERN_FORMAT_VERSION) return ERNIE_OK;
+    for (uint64_t i = r->n_bytes; i < e->expert_bytes; i++)
+        ERN_FAIL_IF(job->data[i] != 0, error, ERNIE_CORRUPT,
+                    "layer %u expert %u: byte %llu, which belongs to nothing, is %u, must be 0",
+                    (unsigned)r->layer, (unsigned)r->expert, reading_ull(r->offset + i),
+                    job->data[i]);
+    return ERNIE_OK;
+}
+
+ERN_FN ernie_status ern_experts_verify(ern_experts *e, uint32_t i_record,
+                                       const ernie_cancel *cancel, ernie_error *error)
 {
     const uint32_t first = (uint32_t)(e->records - e->format->records);
+    ernie_status status;
     ern_experts_job job;
     size_t block_bytes = 0;
-    bool over = false;
     ERN_ASSERT(i_record >= first && i_record - first < e->n_experts);
     void *block = reading_alloc(e, 1, &job, &block_bytes, error);
     if (!block) return ERNIE_NO_MEMORY;
@@ -414,19 +478,16 @@ ERN_FN ernie_status ern_experts_verify(ern_experts *e, uint32_t i_record, ernie_
     ern_experts_lock(e);
     ern_experts_submit(e, &job, true);
     ern_experts_unlock(e);
-    while (!over) {
-        const unsigned events = ern_experts_events(e);
-        ern_experts_lock(e);
-        over = job.over;
-        ern_experts_unlock(e);
-        if (!over) ern_experts_wait(e, events, READING_PATIENCE);
-    }
-    const ernie_status status = job.status == ERNIE_OK ? ERNIE_OK : reading_failure(&job, error);
+    if (!reading_await(e, &job, cancel))
+        status = ern_error_set(error, ERNIE_CANCELLED, "cancelled while an expert was checked");
+    else if (job.status != ERNIE_OK)
+        status = reading_failure(&job, error);
+    else
+        status = reading_check_padding(e, &job, error);
     ern_free_aligned(e->allocator, block, block_bytes);
     return status;
 }
 
 #undef READING_PIECE_BYTES
 #undef READING_NAP
-#undef READING_PATIENCE
 #undef READING_PROBES_MAX

@@ -90,6 +90,7 @@ static ernie_status model_plan(ernie_model *m, const ern_header *header, uint64_
     const ernie_session_options *session = o->session;
     const ern_plan_session wanted = { .n_ctx = session ? session->n_ctx : 0,
                                       .n_batch = session ? session->n_batch : 0,
+                                      .n_threads = session ? session->n_threads : 0,
                                       .kv_type =
                                           session ? session->kv_type : ERNIE_KV_DEFAULT };
     const ernie_status status = ern_plan_make(plan, header, n_bytes, o->memory, &wanted,
@@ -201,15 +202,52 @@ ERN_FN uint64_t ern_model_held(const ernie_model *m)
 ERN_FN uint64_t ern_model_slots(const ernie_model *m, uint64_t more)
 {
     const ern_header *h = m->format.header;
-    const uint64_t held = ern_model_held(m);
-    if (held > m->ceiling || more > m->ceiling - held) return 0;
+    const uint64_t lent = m->budget->lent, spare = lent > ERN_PLAN_SPARE ? lent : ERN_PLAN_SPARE;
+    const uint64_t held = ern_model_held(m), most = m->ceiling - spare;
+    if (m->ceiling < spare || held > most || more > most - held) return 0;
     uint64_t low = 0, high = ern_plan_n_experts(h);
     while (low < high) {
         const uint64_t middle = (low + high + 1) / 2;
-        if (ern_experts_slot_bytes(&m->format, middle) <= m->ceiling - held - more) low = middle;
+        if (ern_experts_slot_bytes(&m->format, middle) <= most - held - more) low = middle;
         else high = middle - 1;
     }
     return low;
+}
+
+/* The spare memory goes first, then slots, down to half of those that a session asks for. The budget's
+ * lock is held. */
+static ernie_status model_make_room(const ernie_model *m, uint64_t n_bytes, ernie_error *error)
+{
+    const uint64_t n = ern_model_slots(m, 0), now = ern_experts_n_slots(m->experts);
+    if (n >= now) return ERNIE_OK;
+    ERN_FAIL_IF(n < (ern_plan_slots_min(m->format.header) + 1) / 2, error, ERNIE_NO_MEMORY,
+                "no memory for %s under a ceiling of %s: %s are held, %s of experts",
+                ern_bytes(n_bytes).text, ern_bytes(m->ceiling).text,
+                ern_bytes(ern_model_held(m)).text, ern_bytes(ern_experts_bytes(m->experts)).text);
+    return ern_experts_resize(m->experts, ern_experts_slot_bytes(&m->format, n), error);
+}
+
+ERN_FN ernie_status ern_model_borrow(const ernie_model *m, uint64_t n_bytes, ernie_error *error)
+{
+    if (!m->experts) return ERNIE_OK;
+    ern_mutex_lock(&m->budget->lock);
+    m->budget->lent += n_bytes;
+    const ernie_status status = model_make_room(m, n_bytes, error);
+    if (status != ERNIE_OK) m->budget->lent -= n_bytes;
+    ern_mutex_unlock(&m->budget->lock);
+    return status;
+}
+
+/* Experts get the memory back as far as it is to be had. */
+ERN_FN void ern_model_give_back(const ernie_model *m, uint64_t n_bytes)
+{
+    if (!m->experts) return;
+    ern_mutex_lock(&m->budget->lock);
+    m->budget->lent -= n_bytes;
+    const uint64_t n = ern_model_slots(m, 0), now = ern_experts_n_slots(m->experts);
+    if (now && n > now)
+        ern_experts_resize(m->experts, ern_experts_slot_bytes(&m->format, n), NULL);
+    ern_mutex_unlock(&m->budget->lock);
 }
 
 static ernie_status model_open_text(ernie_model *m, ernie_error *error)
@@ -460,8 +498,22 @@ ERN_FN void ern_model_record_info(const ernie_model *m, size_t index, ernie_reco
     info->checksum = r->checksum;
 }
 
-ERN_FN ernie_status ern_model_verify(const ernie_model *m, ernie_progress_fn progress, void *user,
-                                     const ernie_cancel *cancel, ernie_error *error)
+ERN_FN ernie_status ern_model_read_rate(const ernie_model *m, double seconds,
+                                        const ernie_cancel *cancel, double *rate,
+                                        ernie_error *error)
+{
+    ERN_FAIL_IF(!m->experts, error, ERNIE_UNSUPPORTED,
+                "the model is in memory: nothing is read from disk");
+    const uint64_t bytes = ern_experts_probe_bytes(m->experts);
+    ernie_status status = ern_model_borrow(m, bytes, error);
+    if (status != ERNIE_OK) return status;
+    status = ern_experts_probe(m->experts, seconds, cancel, rate, error);
+    ern_model_give_back(m, bytes);
+    return status;
+}
+
+static ernie_status model_verify(const ernie_model *m, ernie_progress_fn progress, void *user,
+                                 const ernie_cancel *cancel, ernie_error *error)
 {
     const ern_format *f = &m->format;
     ern_format again;
@@ -472,7 +524,7 @@ ERN_FN ernie_status ern_model_verify(const ernie_model *m, ernie_progress_fn pro
         ERN_FAIL_IF(ern_cancelled(cancel), error, ERNIE_CANCELLED,
                     "cancelled after checking %llu of %llu bytes", (unsigned long long)done,
                     (unsigned long long)f->n_bytes);
-        status = on_disk ? ern_experts_verify(m->experts, i, error)
+        status = on_disk ? ern_experts_verify(m->experts, i, cancel, error)
                          : ern_format_verify_record(f, i, cancel, error);
         done += f->records[i].n_bytes;
         if (status == ERNIE_OK && progress && progress("verifying", done, f->n_bytes, user))
@@ -483,6 +535,17 @@ ERN_FN ernie_status ern_model_verify(const ernie_model *m, ernie_progress_fn pro
     if (status == ERNIE_OK)
         status = ern_format_verify_gaps(f, m->experts ? m->view.n_bytes : f->n_bytes, cancel, error);
     if (status == ERNIE_OK && progress) progress("verifying", f->n_bytes, f->n_bytes, user);
+    return status;
+}
+
+ERN_FN ernie_status ern_model_verify(const ernie_model *m, ernie_progress_fn progress, void *user,
+                                     const ernie_cancel *cancel, ernie_error *error)
+{
+    const uint64_t bytes = m->experts ? ern_experts_verify_bytes(m->experts) : 0;
+    ernie_status status = ern_model_borrow(m, bytes, error);
+    if (status != ERNIE_OK) return status;
+    status = model_verify(m, progress, user, cancel, error);
+    ern_model_give_back(m, bytes);
     return status;
 }
 

@@ -17,6 +17,7 @@ struct ern_backend_ops;
 /* What changes in a model after it was opened, where there is a ceiling. */
 typedef struct ern_budget {
     ern_mutex lock; /* sessions are created one after the other */
+    uint64_t lent;  /* bytes that calls under way may take and will give back */
     bool warmed;
 } ern_budget;
 
@@ -51,6 +52,9 @@ ERN_FN ernie_status ern_model_open(ernie_model **out, const char *path, const vo
 ERN_FN void ern_model_close(ernie_model *model);
 ERN_FN void ern_model_info(const ernie_model *model, ernie_model_info *info);
 ERN_FN void ern_model_record_info(const ernie_model *model, size_t index, ernie_record_info *info);
+ERN_FN ernie_status ern_model_read_rate(const ernie_model *model, double seconds,
+                                        const ernie_cancel *cancel, double *rate,
+                                        ernie_error *error);
 ERN_FN ernie_status ern_model_verify(const ernie_model *model, ernie_progress_fn progress,
                                      void *user, const ernie_cancel *cancel, ernie_error *error);
 
@@ -63,8 +67,14 @@ static ERN_INLINE const ern_weights *ern_model_weights(const ernie_model *model)
 /* Bytes that model and sessions hold, experts on slots not counted. */
 ERN_FN uint64_t ern_model_held(const ernie_model *model);
 
-/* The most slots that fit under the ceiling once `more` bytes are taken, 0 when even that is too much. */
+/* The most slots that fit under the ceiling once `more` bytes are taken and what is lent (or some spare
+ * memory) stays free; 0 when even that is too much. The budget's lock is held. */
 ERN_FN uint64_t ern_model_slots(const ernie_model *model, uint64_t more);
+
+/* Before a call takes memory that it will give back, much of it: experts make room where the ceiling asks
+ * for it, and get it back. ERNIE_NO_MEMORY when too few would stay. A model in memory lends nothing. */
+ERN_FN ernie_status ern_model_borrow(const ernie_model *model, uint64_t n_bytes, ernie_error *error);
+ERN_FN void ern_model_give_back(const ernie_model *model, uint64_t n_bytes);
 
 /* Ids from here on are padding rows of the vocabulary and never sampled. */
 ERN_FN uint32_t ern_model_n_tokens(const ernie_model *model);

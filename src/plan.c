@@ -7,6 +7,9 @@
 #define PLAN_BATCH_DEFAULT 512u
 #define PLAN_RESERVE_MIN   ((uint64_t)512 << 20) /* left to the machine by default, */
 #define PLAN_RESERVE_PART  16                    /* or this part of what is available */
+#define PLAN_TOKEN_BYTES   72u  /* tables of the tokenizer, logits and what samples from them */
+#define PLAN_LAYER_BYTES   2048u
+#define PLAN_THREAD_BYTES  ((uint64_t)256 << 10)
 
 ERN_FN uint64_t ern_plan_n_experts(const ern_header *h)
 {
@@ -40,7 +43,8 @@ static bool plan_is_header(const ern_header *h)
            && ern_hparams_check(&h->hparams, NULL) == ERNIE_OK;
 }
 
-/* Keys and values exactly; activations by the widths of what a layer computes, a little too many. The
+/* What a session takes and the model's tables, never too little: what is planned to be in memory must
+ * find room there. Keys and values exactly; activations by the widths of what a layer computes. The
  * backend's own plan decides when the session is created. */
 static uint64_t plan_session_bytes(const ern_hparams *hp, const ern_plan_session *session)
 {
@@ -55,8 +59,10 @@ static uint64_t plan_session_bytes(const ern_hparams *hp, const ern_plan_session
                            + hp->shared_intermediate_size
                            + (uint64_t)hp->head_dim * (3 * hp->n_heads + 2 * hp->n_kv_heads)
                            + hp->moe_k * ((uint64_t)hp->hidden_size + hp->moe_intermediate_size);
-    return n_ctx * hp->n_layers * hp->n_kv_heads * row + 6 * n_batch * width
-           + 24 * (uint64_t)hp->vocab_size;
+    const uint64_t n_threads = session->n_threads ? session->n_threads : ern_cpu_count();
+    return n_ctx * (hp->n_layers * (hp->n_kv_heads * row) + hp->n_heads * hp->head_dim / 32 + 8)
+           + 6 * n_batch * width + PLAN_TOKEN_BYTES * (uint64_t)hp->vocab_size
+           + PLAN_LAYER_BYTES * (uint64_t)hp->n_layers + PLAN_THREAD_BYTES * (n_threads + 1);
 }
 
 /* What the machine has to give, less a reserve; no ceiling when it does not tell. */
@@ -68,14 +74,29 @@ static uint64_t plan_default_ceiling(uint64_t available)
     return available > reserve ? available - reserve : 0;
 }
 
-/* Even without a session it cannot work; how much a session takes is known when one is created. */
-static ernie_status plan_refuse(const ern_plan *plan, uint64_t least, const char *why,
+/* Even without a session it cannot work; how much one takes is known exactly when it is created, so
+ * what would do is a little more than the least. */
+static ernie_status plan_refuse(const ern_plan *plan, uint64_t held, const char *why,
                                 ernie_error *error)
 {
+    uint64_t enough = UINT64_MAX;
+    if (!ern_add_u64(&enough, held, plan->session_bytes)) enough = UINT64_MAX;
     return ern_error_set(error, ERNIE_NO_MEMORY,
-                         "a ceiling of %s is too low: %s take %s, and a session some more; a model "
-                         "of fewer bits needs less",
-                         ern_bytes(plan->ceiling).text, why, ern_bytes(least).text);
+                         "a ceiling of %s is too low: %s take %s, and a session some more; %s would "
+                         "do; a model of fewer bits needs less",
+                         ern_bytes(plan->ceiling).text, why, ern_bytes(held).text,
+                         ern_bytes_up(enough).text);
+}
+
+/* What a streamed model takes at least, sessions not counted. */
+static uint64_t plan_held(const ern_header *h, unsigned n_readers)
+{
+    const ern_format format = { .header = h };
+    uint64_t bytes = ern_experts_fixed_bytes(&format, n_readers);
+    if (!ern_add_u64(&bytes, bytes, ern_experts_slot_bytes(&format, ern_plan_slots_min(h)))
+        || !ern_add_u64(&bytes, bytes, h->section[ERN_SECTION_EXPERTS].offset + ERN_PLAN_SPARE))
+        return UINT64_MAX;
+    return bytes;
 }
 
 ERN_FN ernie_status ern_plan_make(ern_plan *plan, const ern_header *h, uint64_t n_bytes,
@@ -96,9 +117,7 @@ ERN_FN ernie_status ern_plan_make(ern_plan *plan, const ern_header *h, uint64_t 
         return plan_refuse(plan, n_bytes, "the weights, with no experts to leave on disk,", error);
     }
     plan->resident_bytes = h->section[ERN_SECTION_EXPERTS].offset;
-    const uint64_t held = plan->resident_bytes
-                          + (h->expert_bytes + 64) * ern_plan_slots_min(h)
-                          + ern_plan_n_experts(h) * 64 + n_readers * ((uint64_t)64 << 10);
+    const uint64_t held = plan_held(h, n_readers);
     plan->ceiling = ceiling;
     plan->streams = true;
     if (held <= ceiling) return ERNIE_OK;
@@ -112,3 +131,6 @@ ERN_FN ernie_status ern_plan_make(ern_plan *plan, const ern_header *h, uint64_t 
 #undef PLAN_BATCH_DEFAULT
 #undef PLAN_RESERVE_MIN
 #undef PLAN_RESERVE_PART
+#undef PLAN_TOKEN_BYTES
+#undef PLAN_LAYER_BYTES
+#undef PLAN_THREAD_BYTES

@@ -6,6 +6,8 @@
 #include "experts.h"
 
 #define ERN_PLAN_UNLIMITED UINT64_MAX
+#define ERN_PLAN_SPARE     ((uint64_t)2 << 20) /* of a streamed model: kept free for what calls take and
+                                                  give back, texts and buffers of files */
 
 /* What a model may take and how its experts are held. */
 typedef struct ern_plan {
@@ -19,7 +21,7 @@ typedef struct ern_plan {
 
 /* The session that is planned for, as numbers: zero means the default. */
 typedef struct ern_plan_session {
-    uint32_t n_ctx, n_batch;
+    uint32_t n_ctx, n_batch, n_threads;
     ernie_kv_type kv_type;
 } ern_plan_session;
 

@@ -45,6 +45,8 @@ static void session_grow_batch(const ernie_model *model, ern_state_options *stat
         more.n_batch = 2 * state->n_batch < state->n_ctx ? 2 * state->n_batch : state->n_ctx;
         if (more.n_batch > SESSION_STREAM_BATCH || more.n_batch == state->n_batch) return;
         if (session_measure(model, &more, &memory, NULL) != ERNIE_OK) return;
+        if (ern_model_slots(model, memory.total_bytes) < ern_plan_slots_min(model->format.header))
+            return;
         if (held + memory.kv_bytes > model->ceiling
             || memory.scratch_bytes
                    > (model->ceiling - held - memory.kv_bytes) / SESSION_STREAM_PART
@@ -98,11 +100,17 @@ static uint64_t session_slots_bytes(const ernie_model *model, uint64_t n_slots)
     return n_slots ? ern_experts_slot_bytes(&model->format, n_slots) : 0;
 }
 
+/* What a streamed model needs beside its sessions and what it holds. */
+static uint64_t session_least_bytes(const ernie_model *model)
+{
+    if (!model->experts) return 0;
+    return session_slots_bytes(model, session_slots_min(model)) + ERN_PLAN_SPARE;
+}
+
 /* The longest context that fits under the ceiling, 0 when none does. */
 static uint32_t session_context_that_fits(const ernie_model *model, ern_state_options state)
 {
-    const uint64_t held =
-        ern_model_held(model) + session_slots_bytes(model, session_slots_min(model));
+    const uint64_t held = ern_model_held(model) + session_least_bytes(model);
     uint32_t low = 0, high = state.n_ctx;
     ernie_memory memory;
     while (held < model->ceiling && low < high) {
@@ -123,7 +131,8 @@ static ernie_status session_refuse(const ernie_model *model, const ern_state_opt
                                    const ernie_memory *need, ernie_error *error)
 {
     const uint64_t slots = session_slots_bytes(model, session_slots_min(model));
-    const uint64_t held = ern_model_held(model), least = held + slots + need->total_bytes;
+    const uint64_t held = ern_model_held(model);
+    const uint64_t least = held + session_least_bytes(model) + need->total_bytes;
     const uint32_t fits = session_context_that_fits(model, *state);
     char experts[64] = "", advice[64] = "";
     if (slots) snprintf(experts, sizeof experts, ", experts %s", ern_bytes(slots).text);
@@ -132,7 +141,8 @@ static ernie_status session_refuse(const ernie_model *model, const ern_state_opt
                          "a ceiling of %s is too low: %s are held, a session of %u tokens needs "
                          "%s%s; %s would do%s",
                          ern_bytes(model->ceiling).text, ern_bytes(held).text, state->n_ctx,
-                         ern_bytes(need->total_bytes).text, experts, ern_bytes(least).text, advice);
+                         ern_bytes(need->total_bytes).text, experts, ern_bytes_up(least).text,
+                         advice);
 }
 
 /* Make room for a session under the ceiling: experts get what is left. The budget's lock is held. */
@@ -208,15 +218,13 @@ static ernie_status session_open(ernie_session **out, const ernie_model *model,
     return ERNIE_OK;
 }
 
+/* The budget's lock is held. */
 static ernie_status session_create(ernie_session **out, const ernie_model *model,
                                    const ern_state_options *state, ernie_error *error)
 {
-    *out = NULL;
-    ern_mutex_lock(&model->budget->lock);
     ernie_status status = session_make_room(model, state, error);
     if (status == ERNIE_OK) status = session_open(out, model, state, error);
     if (status == ERNIE_OK) session_warm(model);
-    ern_mutex_unlock(&model->budget->lock);
     return status;
 }
 
@@ -225,8 +233,10 @@ ERN_FN ernie_status ern_session_create(ernie_session **out, const ernie_model *m
 {
     ern_state_options state;
     *out = NULL;
+    ern_mutex_lock(&model->budget->lock);
     ernie_status status = session_resolve(model, options, &state, error);
     if (status == ERNIE_OK) status = session_create(out, model, &state, error);
+    ern_mutex_unlock(&model->budget->lock);
     if (status != ERNIE_OK) return status;
     (*out)->progress = options->progress;
     (*out)->progress_user = options->progress_user;
@@ -242,8 +252,8 @@ ERN_FN void ern_session_free(ernie_session *s)
     ern_free(&allocator, s, sizeof *s);
 }
 
-ERN_FN ernie_status ern_session_plan(const ernie_model *model, const ernie_session_options *options,
-                                     ernie_memory *memory, ernie_error *error)
+static ernie_status session_plan(const ernie_model *model, const ernie_session_options *options,
+                                 ernie_memory *memory, ernie_error *error)
 {
     ern_state_options state;
     ernie_status status = session_resolve(model, options, &state, error);
@@ -259,6 +269,16 @@ ERN_FN ernie_status ern_session_plan(const ernie_model *model, const ernie_sessi
     memory->n_slots = (uint32_t)ern_model_slots(model, memory->total_bytes);
     memory->n_slots_min = (uint32_t)session_slots_min(model);
     return ERNIE_OK;
+}
+
+/* What is held may be changing hands. */
+ERN_FN ernie_status ern_session_plan(const ernie_model *model, const ernie_session_options *options,
+                                     ernie_memory *memory, ernie_error *error)
+{
+    ern_mutex_lock(&model->budget->lock);
+    const ernie_status status = session_plan(model, options, memory, error);
+    ern_mutex_unlock(&model->budget->lock);
+    return status;
 }
 
 ERN_FN void ern_session_stream_stats(const ernie_session *s, ernie_stream_stats *stats)
@@ -396,29 +416,15 @@ ERN_FN void ern_session_rewind(ernie_session *s, size_t n)
 
 /* ---- Fork ---------------------------------------------------------------------------------- */
 
-ERN_FN ernie_status ern_session_fork(ernie_session **out, ernie_session *s, ernie_error *error)
+/* Keys and values, tokens, logits and random numbers of s; layer: room for those of one layer. */
+static void session_copy(const ernie_session *s, ernie_session *f, void *layer)
 {
     const ern_hparams *hp = &s->model->format.header->hparams;
     const ern_backend_ops *ops = s->model->ops;
-    const ern_kv kv = s->state_options.kv;
-    const size_t bytes =
-        (size_t)hp->n_kv_heads * s->n_tokens
-        * (ern_kv_key_bytes(kv, hp->head_dim) + ern_kv_value_bytes(kv, hp->head_dim));
-    ernie_session *f = NULL;
-    *out = NULL;
-    const ernie_status status = session_create(&f, s->model, &s->state_options, error);
-    if (status != ERNIE_OK) return status;
-    void *layer = ern_alloc(&s->allocator, bytes ? bytes : 1);
-    if (!layer) {
-        ern_session_free(f);
-        return ern_error_set(error, ERNIE_NO_MEMORY, "no memory for %zu bytes of keys and values",
-                             bytes);
-    }
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         ops->kv_read(s->state, i, (uint32_t)s->n_tokens, layer);
         ops->kv_write(f->state, i, (uint32_t)s->n_tokens, layer);
     }
-    ern_free(&s->allocator, layer, bytes ? bytes : 1);
     memcpy(f->tokens, s->tokens, s->n_tokens * sizeof *s->tokens);
     if (s->has_logits) memcpy(f->logits, s->logits, hp->vocab_size * sizeof *s->logits);
     f->n_tokens = s->n_tokens;
@@ -428,6 +434,38 @@ ERN_FN ernie_status ern_session_fork(ernie_session **out, ernie_session *s, erni
     memcpy(f->rng, s->rng, sizeof f->rng);
     f->seed = s->seed;
     f->seeded = s->seeded;
-    *out = f;
+}
+
+static ernie_status session_fork(ernie_session **out, ernie_session *s, size_t layer_bytes,
+                                 ernie_error *error)
+{
+    ern_mutex_lock(&s->model->budget->lock);
+    const ernie_status status = session_create(out, s->model, &s->state_options, error);
+    ern_mutex_unlock(&s->model->budget->lock);
+    if (status != ERNIE_OK) return status;
+    void *layer = ern_alloc(&s->allocator, layer_bytes);
+    if (!layer) {
+        ern_session_free(*out);
+        *out = NULL;
+        return ern_error_set(error, ERNIE_NO_MEMORY, "no memory for %zu bytes of keys and values",
+                             layer_bytes);
+    }
+    session_copy(s, *out, layer);
+    ern_free(&s->allocator, layer, layer_bytes);
     return ERNIE_OK;
+}
+
+ERN_FN ernie_status ern_session_fork(ernie_session **out, ernie_session *s, ernie_error *error)
+{
+    const ern_hparams *hp = &s->model->format.header->hparams;
+    const ern_kv kv = s->state_options.kv;
+    const size_t bytes =
+        (size_t)hp->n_kv_heads * s->n_tokens
+        * (ern_kv_key_bytes(kv, hp->head_dim) + ern_kv_value_bytes(kv, hp->head_dim));
+    *out = NULL;
+    ernie_status status = ern_model_borrow(s->model, bytes + 1, error);
+    if (status != ERNIE_OK) return status;
+    status = session_fork(out, s, bytes ? bytes : 1, error);
+    ern_model_give_back(s->model, bytes + 1);
+    return status;
 }

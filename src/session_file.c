@@ -5,6 +5,7 @@
 
 #define SESSION_MAGIC        "ERNSESS\x1a"
 #define SESSION_FILE_VERSION 2u /* 1: q8 had other rows */
+#define SESSION_FILE_BUFFER  ((size_t)1 << 20) /* about what an open file takes */
 
 typedef struct session_head {
     char magic[8];
@@ -73,10 +74,9 @@ static ernie_status session_write(const ernie_session *s, ern_file_out *file, vo
     return status;
 }
 
-ERN_FN ernie_status ern_session_save(const ernie_session *s, const char *path, ernie_error *error)
+static ernie_status session_save(const ernie_session *s, const char *path, size_t bytes,
+                                 ernie_error *error)
 {
-    const session_head head = session_head_of(s);
-    const size_t bytes = ern_max_size(1, session_layer_bytes(&head));
     ern_file_out *file = NULL;
     void *layer = ern_alloc(&s->allocator, bytes);
     ERN_FAIL_IF(!layer, error, ERNIE_NO_MEMORY, "no memory for %zu bytes of keys and values",
@@ -90,6 +90,17 @@ ERN_FN ernie_status ern_session_save(const ernie_session *s, const char *path, e
             ern_file_out_abandon(file);
     }
     ern_free(&s->allocator, layer, bytes);
+    return status;
+}
+
+ERN_FN ernie_status ern_session_save(const ernie_session *s, const char *path, ernie_error *error)
+{
+    const session_head head = session_head_of(s);
+    const size_t bytes = ern_max_size(1, session_layer_bytes(&head));
+    ernie_status status = ern_model_borrow(s->model, bytes + SESSION_FILE_BUFFER, error);
+    if (status != ERNIE_OK) return status;
+    status = session_save(s, path, bytes, error);
+    ern_model_give_back(s->model, bytes + SESSION_FILE_BUFFER);
     return status;
 }
 
@@ -180,7 +191,7 @@ ERN_FN ernie_status ern_session_load(ernie_session *s, const char *path, ernie_e
     uint64_t n_bytes = 0;
     ern_file_in *file = NULL;
     void *layer = NULL;
-    size_t bytes = 0;
+    size_t bytes = 0, borrowed = 0;
     s->n_tokens = 0;
     s->has_logits = false;
     ern_hash_begin(&hash);
@@ -194,6 +205,9 @@ ERN_FN ernie_status ern_session_load(ernie_session *s, const char *path, ernie_e
     if (status == ERNIE_OK) status = session_check_head(s, path, &head, n_bytes, error);
     if (status != ERNIE_OK) goto done;
     bytes = ern_max_size(1, session_layer_bytes(&head));
+    status = ern_model_borrow(s->model, bytes, error);
+    if (status != ERNIE_OK) goto done;
+    borrowed = bytes;
     layer = ern_alloc(&s->allocator, bytes);
     if (!layer) {
         status = ern_error_set(error, ERNIE_NO_MEMORY, "no memory for %zu bytes of keys and values",
@@ -205,5 +219,6 @@ ERN_FN ernie_status ern_session_load(ernie_session *s, const char *path, ernie_e
 done:
     ern_free(&s->allocator, layer, bytes);
     ern_file_in_close(file);
+    if (borrowed) ern_model_give_back(s->model, borrowed);
     return status;
 }

@@ -246,10 +246,77 @@ static void check_logits_on(const char *checkpoint, const ernie_model *model, co
     free(logits);
 }
 
+/* Planned for a session so large that the model would not fit beside it. */
+static ernie_status open_streamed(ernie_model **model, const char *path, uint64_t memory)
+{
+    ernie_model_options open = ERNIE_MODEL_OPTIONS_INIT;
+    ernie_session_options large = ERNIE_SESSION_OPTIONS_INIT;
+    large.n_ctx = large.n_batch = 1u << 20;
+    open.memory = memory;
+    open.session = &large;
+    return ernie_model_open(model, path, &open, &error);
+}
+
+/* Is there room for one session under the ceiling? */
+static bool has_room(const char *path, uint64_t memory)
+{
+    ernie_session_options options = ERNIE_SESSION_OPTIONS_INIT;
+    ernie_memory plan = { .size = sizeof plan };
+    ernie_model *model = NULL;
+    options.n_threads = 1;
+    options.n_batch = STEP_TOKENS;
+    if (open_streamed(&model, path, memory) != ERNIE_OK) return false;
+    CHECK(ernie_session_plan(model, &options, &plan, &error) == ERNIE_OK, "%s", error.message);
+    ernie_model_close(model);
+    return plan.n_slots >= plan.n_slots_min;
+}
+
+static uint64_t least_memory(const char *path, uint64_t enough)
+{
+    uint64_t low = 1, high = enough;
+    CHECK(has_room(path, enough), "%s", error.message);
+    while (low < high) {
+        const uint64_t middle = low + (high - low) / 2;
+        if (has_room(path, middle)) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}
+
+/* The same with experts from disk: with the least memory, with more, with nearly enough. */
+static void check_streamed(const char *checkpoint, const char *path, const json_t *golden)
+{
+    ernie_model_info info = { .size = sizeof info };
+    int32_t ids[PROMPT_MAX];
+    const size_t n = ids_of(json_object_get(golden, "input_ids"), ids, PROMPT_MAX);
+    ernie_model *model = open_on(path, NULL);
+    ernie_model_get_info(model, &info);
+    const size_t n_logits = n * info.vocab_size;
+    float *want = malloc(n_logits * sizeof *want), *got = malloc(n_logits * sizeof *got);
+    CHECK(want && got, "no memory");
+    feed_in_steps(model, ERNIE_KV_DEFAULT, ids, n, want);
+    ernie_model_close(model);
+    const uint64_t enough = info.n_bytes + (16u << 20);
+    const uint64_t least = info.n_experts ? least_memory(path, enough) : 0;
+    for (unsigned i = 0; i < 4 && least; i++) {
+        const uint64_t memory = least + i * (info.n_bytes / 4);
+        CHECK(open_streamed(&model, path, memory) == ERNIE_OK, "%s", error.message);
+        ernie_model_get_info(model, &info);
+        CHECK(info.streams, "is not streamed");
+        feed_in_steps(model, ERNIE_KV_DEFAULT, ids, n, got);
+        printf("%s: streamed with %llu bytes of memory\n", checkpoint, (unsigned long long)memory);
+        CHECK(memcmp(got, want, n_logits * sizeof *got) == 0, "other logits than in memory");
+        ernie_model_close(model);
+    }
+    free(want);
+    free(got);
+}
+
 static void check_logits(const char *checkpoint, const json_t *golden, const apart_limits *limits)
 {
     char path[64];
     convert_to(checkpoint, "f32", path);
+    check_streamed(checkpoint, path, golden);
     for (size_t i = 0; i < N_CPU_SETS; i++) {
         ernie_model *model = open_on(path, cpu_sets[i]);
         if (model) check_logits_on(checkpoint, model, golden, cpu_sets[i], limits);

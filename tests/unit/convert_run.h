@@ -86,7 +86,8 @@ static inline ern_format read_format(const file_bytes *bytes)
     for (uint32_t i = 0; i < format.header->n_records; i++)
         if (ern_format_verify_record(&format, i, NULL, &error) != ERNIE_OK)
             fail_msg("%s", error.message);
-    if (ern_format_verify_gaps(&format, NULL, &error) != ERNIE_OK) fail_msg("%s", error.message);
+    if (ern_format_verify_gaps(&format, format.n_bytes, NULL, &error) != ERNIE_OK)
+        fail_msg("%s", error.message);
     return format;
 }
 

@@ -93,18 +93,23 @@ static inline void fake_wait_reads(fake_disk *d, unsigned n)
     }
 }
 
-static inline void fake_begin(fake_disk *d, const ern_hparams *hparams)
+static inline void fake_begin_spec(fake_disk *d, const test_model_spec *spec)
 {
-    const test_model_spec spec = { .moe = true, .no_sections = true, .hparams = hparams };
     ernie_error error;
     memset(d, 0, sizeof *d);
     pthread_mutex_init(&d->mutex, NULL);
     pthread_cond_init(&d->changed, NULL);
     d->permits = -1;
-    d->image = test_model_build(&spec, &d->n_bytes);
+    d->image = test_model_build(spec, &d->n_bytes);
     d->source = (ernie_source){ .read = fake_read, .n_bytes = d->n_bytes, .user = d };
     if (ern_format_read(&d->format, d->image, d->n_bytes, &error) != ERNIE_OK)
         fail_msg("%s", error.message);
+}
+
+static inline void fake_begin(fake_disk *d, const ern_hparams *hparams)
+{
+    const test_model_spec spec = { .moe = true, .no_sections = true, .hparams = hparams };
+    fake_begin_spec(d, &spec);
 }
 
 static inline void fake_end(fake_disk *d)

@@ -650,7 +650,7 @@ static void no_memory_changes_nothing(void **state)
         double rate;
         const uint32_t i_record = (uint32_t)(fake_record(&small, 1, 0) - small.format.records);
         assert_int_equal(ern_experts_probe(e, 0.01, NULL, &rate, &error), ERNIE_NO_MEMORY);
-        assert_int_equal(ern_experts_verify(e, i_record, &error), ERNIE_NO_MEMORY);
+        assert_int_equal(ern_experts_verify(e, i_record, NULL, &error), ERNIE_NO_MEMORY);
         assert_int_equal(ern_experts_resize(e, bytes / 3, &error), ERNIE_OK); /* only gives back */
         ern_experts_close(e);
         assert_int_equal(atomic_load(&counting.live), 0);
@@ -755,12 +755,12 @@ static void records_are_checked_anew(void **state)
     ernie_error error;
     for (uint32_t i = 0; i < small.format.header->n_records; i++)
         if (small.format.records[i].kind == ERN_EXPERT)
-            assert_int_equal(ern_experts_verify(e, i, &error), ERNIE_OK);
+            assert_int_equal(ern_experts_verify(e, i, NULL, &error), ERNIE_OK);
     assert_int_equal(fake_n_reads(&small), 24);
     fake_use(e, &small, 2, 7, NULL, true); /* the one in memory is not looked at */
     fake_fail(&small, r->offset, 0, -1);
     const uint32_t i = (uint32_t)(r - small.format.records);
-    assert_int_equal(ern_experts_verify(e, i, &error), ERNIE_CORRUPT);
+    assert_int_equal(ern_experts_verify(e, i, NULL, &error), ERNIE_CORRUPT);
     assert_non_null(strstr(error.message, "layer 2 expert 7 at offset"));
     fake_use(e, &small, 2, 7, NULL, true);
     ern_experts_close(e);
@@ -827,7 +827,7 @@ static void many_threads_get_the_right_bytes(void **state)
             assert_int_equal(
                 ern_experts_resize(e, ern_experts_slot_bytes(&small.format, 1 + i * 7 % 20), NULL),
                 ERNIE_OK);
-            ern_experts_verify(e, small.format.header->n_records - 1 - i, NULL);
+            ern_experts_verify(e, small.format.header->n_records - 1 - i, NULL, NULL);
             if (i == 10) ern_experts_probe(e, 0.01, NULL, &rate, NULL);
         }
         fake_resize(e, &small, 2);

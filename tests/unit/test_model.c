@@ -22,7 +22,7 @@ static const int32_t ids[N_IDS] = { 5, 70, 3, 3, 299, 41, 260 };
 typedef struct reader {
     const unsigned char *data;
     uint64_t n_bytes;
-    uint64_t expected;     /* where the next read should begin */
+    uint64_t expected;     /* where the next read should begin, after one of the header */
     long n_reads, fail_at; /* fail_at: the read that fails, -1 for none */
     ernie_cancel *cancel;  /* set by each read */
 } reader;
@@ -30,6 +30,7 @@ typedef struct reader {
 static int read_bytes(void *user, uint64_t offset, void *buffer, size_t n)
 {
     reader *r = user;
+    if (r->n_reads == 1 && offset == 0) r->expected = 0;
     if (offset != r->expected || n == 0 || n > r->n_bytes || offset > r->n_bytes - n) return 1;
     if (r->n_reads++ == r->fail_at) {
         memset(buffer, 0xee, n / 2);
@@ -256,19 +257,22 @@ static void damaged_record_is_named(void **state)
 static void broken_source_is_named(void **state)
 {
     (void)state;
-    enum { BIG = 9 << 20 }; /* three reads */
+    enum { BIG = 9 << 20 }; /* three reads, and one of the header */
     unsigned char *zeros = calloc(1, BIG);
     ernie_model *model = NULL;
-    reader r = { .data = zeros, .n_bytes = BIG, .fail_at = 2 };
+    reader r = { .data = zeros, .n_bytes = BIG, .fail_at = 3 };
     FAILS(ERNIE_IO, open_reader(&model, &r, NULL, &error), "8388608", "1048576", "9437184");
-    assert_int_equal(r.n_reads, 3);
+    assert_int_equal(r.n_reads, 4);
     assert_null(model);
+    r = (reader){ .data = zeros, .n_bytes = BIG, .fail_at = 0 };
+    FAILS(ERNIE_IO, open_reader(&model, &r, NULL, &error), "4096 bytes at offset 0");
     r = (reader){ .data = zeros, .n_bytes = BIG, .fail_at = -1 };
     FAILS(ERNIE_FORMAT, open_reader(&model, &r, NULL, &error), "");
     assert_int_equal(r.expected, BIG);
     r = (reader){ .data = zeros, .n_bytes = 0, .fail_at = -1 };
     FAILS(ERNIE_FORMAT, open_reader(&model, &r, NULL, &error), "0 bytes");
     assert_int_equal(r.n_reads, 0);
+    r = (reader){ .data = zeros, .n_bytes = BIG, .fail_at = -1 };
     const ernie_source huge = { read_bytes, UINT64_MAX / 4, &r };
     FAILS(ERNIE_NO_MEMORY, ernie_model_open_source(&model, &huge, NULL, &error),
           "4611686018427387903");

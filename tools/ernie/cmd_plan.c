@@ -4,6 +4,7 @@
 #include "cost.h"
 #include "interrupt.h"
 #include "streaming.h"
+#include "../convert/replay.h"
 
 #include <string.h>
 
@@ -34,6 +35,7 @@ typedef struct plan_state {
     uint64_t other_bytes;          /* held besides: tables, the tokenizer, buffers of readers */
     uint64_t kept_bytes;           /* experts that there is room for */
     uint64_t least_bytes;          /* a ceiling that works */
+    uint64_t ceiling;              /* as given; 0: none */
     uint32_t n_slots, n_experts;   /* experts in memory, experts in the file */
     double memory_rate, disk_rate; /* bytes a second; 0: not measured */
     double hits_low, hits_high;
@@ -107,6 +109,73 @@ static int plan_check(plan_state *plan, uint64_t n_ctx)
     return status;
 }
 
+/* ---- A larger model ------------------------------------------------------------------------- */
+
+/* The file holds the first layers of a model of N: what grows with layers grows. The dense layers come
+ * first and are all there. */
+static int plan_grow(plan_state *plan)
+{
+    ernie_model_info *info = &plan->info;
+    ernie_memory *memory = &plan->memory;
+    const uint32_t n = plan->cli->options.n_layers, now = info->n_layers;
+    if (n < now || info->n_moe_layers == 0)
+        return cli_fail(plan->cli, CLI_FAILED,
+                        "option --layers: %u, but the model has %u layers, %u of them with experts",
+                        n, now, info->n_moe_layers);
+    const double all = (double)n / now;
+    const double moe = 1 + (double)(n - now) / info->n_moe_layers;
+    const double grown[PLAN_CLASSES] = { [PLAN_ATTENTION] = all, [PLAN_SHARED] = moe,
+                                         [PLAN_NORMS] = moe,     [PLAN_EXPERTS] = moe };
+    const uint64_t before = plan->resident_bytes;
+    const uint64_t head = plan->bytes[PLAN_EMBEDDING] / 2; /* about: one of two matrices */
+    plan->resident_bytes = 0;
+    for (int i = 0; i < PLAN_CLASSES; i++) {
+        if (grown[i] > 0) plan->bytes[i] = (uint64_t)((double)plan->bytes[i] * grown[i]);
+        if (i < PLAN_EXPERTS) plan->resident_bytes += plan->bytes[i];
+    }
+    const uint64_t used = (uint64_t)info->n_moe_layers * info->moe_k * info->expert_bytes;
+    info->bytes_per_token = info->bytes_per_token - used - (before - head) + plan->resident_bytes
+                            - head + (uint64_t)((double)used * moe);
+    info->n_bytes += plan->resident_bytes - before
+                     + (uint64_t)((moe - 1) / moe * (double)plan->bytes[PLAN_EXPERTS]);
+    plan->n_experts = (uint32_t)(plan->n_experts * moe + 0.5);
+    info->n_moe_layers += n - now;
+    info->n_layers = n;
+    memory->kv_bytes = (uint64_t)((double)memory->kv_bytes * all);
+    memory->total_bytes = memory->kv_bytes + memory->scratch_bytes;
+    memory->ceiling_bytes = plan->ceiling;
+    const uint64_t taken = plan->resident_bytes + plan->other_bytes + memory->total_bytes;
+    const uint64_t room = plan->ceiling > taken ? plan->ceiling - taken : 0;
+    const uint64_t n_slots = room / (info->expert_bytes + PLAN_SLOT_SPARE);
+    plan->n_slots = n_slots < plan->n_experts ? (uint32_t)n_slots : plan->n_experts;
+    plan->kept_bytes = plan->n_slots * info->expert_bytes;
+    plan->least_bytes = taken + memory->n_slots_min * (info->expert_bytes + PLAN_SLOT_SPARE);
+    info->streams = plan->n_slots < plan->n_experts;
+    if (plan->least_bytes <= plan->ceiling) return CLI_OK;
+    char ceiling[STREAMING_BYTES_MAX], least[STREAMING_BYTES_MAX];
+    return cli_fail(plan->cli, CLI_FAILED,
+                    "a ceiling of %s is too low for %u layers: %s would do",
+                    streaming_bytes_text((double)plan->ceiling, ceiling), n,
+                    streaming_bytes_text((double)plan->least_bytes, least));
+}
+
+/* The layers that are there may well fit; opened so that they do not, the disk's speed can be seen. */
+static int plan_open(plan_state *plan)
+{
+    cli_context *cli = plan->cli;
+    plan->ceiling = cli->options.memory;
+    if (!cli->options.n_layers) return cli_open_model(cli, &plan->model);
+    if (!plan->ceiling) return cli_fail(cli, CLI_USAGE, "option --layers needs --memory");
+    int status = cli_open_model(cli, &plan->model);
+    if (status != CLI_OK || cli_model_info(plan->model).streams) return status;
+    cli->options.memory = cli_model_info(plan->model).n_bytes;
+    ernie_model_close(plan->model);
+    plan->model = NULL;
+    status = cli_open_model(cli, &plan->model);
+    cli->options.memory = plan->ceiling;
+    return status;
+}
+
 /* ---- Speed --------------------------------------------------------------------------------- */
 
 static double plan_memory_per_token(const plan_state *plan)
@@ -130,12 +199,47 @@ static double plan_speed(const plan_state *plan, double hits)
     return cost_tokens_per_second(&cost, (1 - hits) * used);
 }
 
+/* What the tokens of a trace would have found in so many slots. */
+static int plan_replay(plan_state *plan)
+{
+    cli_context *cli = plan->cli;
+    const char *path = cli->options.replay;
+    const bool lfru = cli->options.policy && strcmp(cli->options.policy, "lfru") == 0;
+    const ernie_model_info *info = &plan->info;
+    ern_trace trace = { 0 };
+    ern_replay *replay = NULL;
+    ern_replay_result result = { { 0 }, { 0 } };
+    ernie_error error;
+    ernie_status status = ern_trace_open(&trace, path, NULL, &error);
+    const bool ours = status != ERNIE_OK
+                      || (trace.head.n_layers == info->n_moe_layers
+                          && trace.head.n_experts == info->n_experts);
+    const uint32_t n_layers = trace.head.n_layers, n_experts = trace.head.n_experts;
+    if (status == ERNIE_OK && ours) status = ern_replay_open(&replay, &trace, &error);
+    if (status == ERNIE_OK && ours)
+        status = ern_replay_run(replay, lfru ? ERN_REPLAY_LFRU : ERN_REPLAY_LRU,
+                                plan->n_slots ? plan->n_slots : 1, NULL, NULL, &result, &error);
+    ern_replay_close(replay);
+    ern_trace_close(&trace);
+    if (status != ERNIE_OK) return cli_fail_error(cli, path, &error);
+    if (!ours)
+        return cli_fail(cli, CLI_FAILED, "%s: traces %u layers of %u experts, the model has %u of %u",
+                        path, n_layers, n_experts, info->n_moe_layers, info->n_experts);
+    if (result.decoded.n_pins == 0)
+        return cli_fail(cli, CLI_FAILED, "%s: holds no decoded tokens", path);
+    plan->hits_low = plan->hits_high =
+        (double)result.decoded.n_hits / (double)result.decoded.n_pins;
+    return CLI_OK;
+}
+
 static int plan_predict(plan_state *plan)
 {
     const double share = plan->n_experts ? (double)plan->n_slots / plan->n_experts : 1;
     int status = CLI_OK;
     plan->hits_low = cost_hits_low(share);
     plan->hits_high = cost_hits_high(share);
+    if (plan->cli->options.replay && plan->info.streams) status = plan_replay(plan);
+    if (status != CLI_OK) return status;
     if (plan->cli->options.no_probe) return CLI_OK;
     progress_update("measuring", 0, 1, &plan->cli->bar);
     plan->memory_rate = cli_memory_rate(&plan->memory);
@@ -211,14 +315,22 @@ static void plan_print_memory(const plan_state *plan)
                      plan_bytes(plan->least_bytes).text);
 }
 
+static void plan_print_hits(const plan_state *plan)
+{
+    output *out = &plan->cli->out;
+    output_print(out, "hits       %.0f%%", 100 * plan->hits_low);
+    if (plan->hits_low < plan->hits_high) output_print(out, " to %.0f%%", 100 * plan->hits_high);
+    output_print(out, " of the experts that a token uses%s%s\n",
+                 plan->hits_low < 1 ? "" : ", once they were read",
+                 plan->cli->options.replay ? ", by the trace" : "");
+}
+
 static void plan_print_speed(const plan_state *plan)
 {
     output *out = &plan->cli->out;
     const uint32_t n_ctx = plan->memory.n_ctx;
     if (plan->info.streams)
-        output_print(out, "hits       %.0f%% to %.0f%% of the experts that a token uses%s\n",
-                     100 * plan->hits_low, 100 * plan->hits_high,
-                     plan->hits_low < 1 ? "" : ", once they were read");
+        plan_print_hits(plan);
     if (plan->memory_rate > 0)
         output_print(out, "memory     %.2f GB/s read with %u threads\n", 1e-9 * plan->memory_rate,
                      plan->memory.n_threads);
@@ -306,7 +418,7 @@ int cmd_plan(cli_context *cli)
 {
     plan_state plan = { .cli = cli };
     uint64_t n_ctx = 0;
-    int status = cli_open_model(cli, &plan.model);
+    int status = plan_open(&plan);
     if (status == CLI_OK) status = cli_choose_context(cli, plan.model, 0, 0, &n_ctx);
     const cli_session wanted = { .n_ctx = n_ctx };
     if (status == CLI_OK) status = cli_plan_session(cli, plan.model, &wanted, &plan.memory);
@@ -317,6 +429,7 @@ int cmd_plan(cli_context *cli)
         plan_share_memory(&plan);
         status = plan_find_least(&plan);
     }
+    if (status == CLI_OK && cli->options.n_layers) status = plan_grow(&plan);
     if (status == CLI_OK) status = plan_predict(&plan);
     if (status == CLI_OK && cli->options.json)
         plan_print_json(&plan);

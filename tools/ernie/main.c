@@ -182,7 +182,7 @@ const cli_command cli_commands[] = {
       "bound_fraction." },
     { { "plan", COMMAND_PLAN, main_model },
       cmd_plan,
-      "MODEL [--memory SIZE] [--ctx N] [--kv T] [--json]",
+      "MODEL [--memory SIZE] [--ctx N] [--replay TRACE] [--json]",
       "say what fits into memory, and how fast it will be",
       "Opens the model as run would and prints who gets which memory: weights that are in memory\n"
       "always, by class; the session; tables and buffers; and where the experts come from disk,\n"
@@ -191,7 +191,10 @@ const cli_command cli_commands[] = {
       "Reads memory and, where experts come from disk, the file for about a second each, and\n"
       "predicts how fast tokens are decoded after 512 others. How often an expert will be in\n"
       "memory depends on the text: from as often as if all were chosen alike to as often as where\n"
-      "half of a token's experts were chosen by the token before.\n\n"
+      "half of a token's experts were chosen by the token before. With --replay it is what the\n"
+      "choices of your own text, traced before, would have found there.\n\n"
+      "With --layers MODEL stands for a larger model of the same shape: a few layers made by\n"
+      "\"ernie synth\" are enough to plan for all.\n\n"
       "The JSON object of --json holds name, bytes (of the file), streams (experts come from\n"
       "disk), ceiling_bytes (null: none); embedding_bytes (and head), attention_bytes,\n"
       "dense_bytes, shared_bytes, norm_bytes (and routers) and prediction_bytes, together\n"

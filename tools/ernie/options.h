@@ -55,7 +55,7 @@ typedef struct program_options {
     bool help, quiet, json, raw, records, special, literal_text, force, all, common, diagonal,
         fast, buffered, look_ahead, no_probe;
     const char *prompt, *system_message, *search_context, *load_session, *save_session;
-    const char *backend, *cpu, *kv, *pages, *policy, *warm, *trace;
+    const char *backend, *cpu, *kv, *pages, *policy, *warm, *replay, *trace;
     const char *type, *preset, *imatrix, *chat, *name, *shape, *against;
     uint32_t n_tokens, n_layers, n_ctx, n_threads, n_limit, n_skip, n_repeat, n_logprobs, top_k;
     uint32_t n_readers, io_latency_us;
