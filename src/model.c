@@ -105,8 +105,8 @@ static ernie_status model_plan(ernie_model *m, const ern_header *header, uint64_
     return status;
 }
 
-/* What is resident was decided by a header that was read before: only if it still is the same, everything
- * that it speaks of is there. */
+/* What is resident was decided by a header that was read before: only if it still is the same,
+ * everything that it speaks of is there. */
 static ernie_status model_check_unchanged(const ernie_model *m, const ern_header *header,
                                           ernie_error *error)
 {
@@ -226,8 +226,8 @@ ERN_FN uint64_t ern_model_slots(const ernie_model *m, uint64_t more)
     return low;
 }
 
-/* The spare memory goes first, then slots, down to half of those that a session asks for. The budget's
- * lock is held. */
+/* The spare memory goes first, then slots, down to half of those that a session asks for. The
+ * budget's lock is held. */
 static ernie_status model_make_room(const ernie_model *m, uint64_t n_bytes, ernie_error *error)
 {
     const uint64_t n = ern_model_slots(m, 0), now = ern_experts_n_slots(m->experts);

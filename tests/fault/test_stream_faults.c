@@ -1,6 +1,7 @@
-/* Disks that fail under a streamed model: one failure is passed over, two are named and leave the session
- * what it held; files that are damaged or cut off while they are read; every allocation and every system
- * call; the list of experts on a full disk, damaged, foreign, and its writer killed. */
+/* Disks that fail under a streamed model: one failure is passed over, two are named and leave
+ * the session what it held; files that are damaged or cut off while they are read; every
+ * allocation and every system call; the list of experts on a full disk, damaged, foreign, and
+ * its writer killed. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -207,7 +208,8 @@ static void files_that_change_are_named(void **state)
     }
 }
 
-/* A source whose header is another one each time: what was planned by one is not there by the other. */
+/* A source whose header is another one each time: what was planned by one is not there by the
+ * other. */
 typedef struct turncoat {
     unsigned n_reads;
     ern_header first; /* the first read's header */

@@ -1,13 +1,14 @@
-/* Can the bytes of a model file hurt the reader? Half of the inputs get right checksums first, so
- * that the fuzzer reaches what lies behind them. Whatever opens is then walked as the model does:
- * every record's bytes, every gap; and once more with nothing in memory but what is resident when experts
- * stay on disk. */
+/* Can the bytes of a model file hurt the reader? Half of the inputs get right checksums first,
+ * so that the fuzzer reaches what lies behind them. Whatever opens is then walked as the model
+ * does: every record's bytes, every gap; and once more with nothing in memory but what is
+ * resident when experts stay on disk. */
 #include "../../src/plan.h"
 #include "../unit/test_model_bytes.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-/* Touch the first and last byte of each matrix as a kernel would find it; without experts, if asked to. */
+/* Touch the first and last byte of each matrix as a kernel would find it; without experts, if
+ * asked to. */
 static unsigned fuzz_format_touch(const ern_format *format, bool experts)
 {
     unsigned sum = 0;
