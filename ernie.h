@@ -340,7 +340,8 @@ ERNIE_API ernie_status ernie_model_read_rate(const ernie_model *model, double se
 /* Check every checksum of the file: header, sections, each tensor, each expert. Reads all of it.
  * Returns ERNIE_OK, ERNIE_CORRUPT (names the first damaged record and its offset), ERNIE_FORMAT (the
  * header has changed since the model was opened), ERNIE_CANCELLED (the progress callback or flag said
- * so). The model stays usable. Any thread. */
+ * so); for a streamed model, which takes an expert's memory meanwhile, also ERNIE_IO and ERNIE_NO_MEMORY.
+ * The model stays usable. Any thread. */
 ERNIE_API ernie_status ernie_model_verify(const ernie_model *model, ernie_progress_fn progress,
                                           void *user, ernie_cancel *cancel, ernie_error *error);
 
