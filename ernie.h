@@ -197,8 +197,9 @@ ERNIE_API ernie_model_options ernie_model_options_init(void);
 
 /* Which expert gives way to another one. */
 typedef enum ernie_stream_policy {
-    ERNIE_STREAM_LRU = 0,  /* the one used longest ago */
-    ERNIE_STREAM_LFRU = 1, /* by age in steps that double; among equals the one used less often */
+    ERNIE_STREAM_DEFAULT = 0, /* LFRU */
+    ERNIE_STREAM_LRU = 1,     /* the one used longest ago */
+    ERNIE_STREAM_LFRU = 2,    /* by age in steps that double; among equals the one used less often */
     ERNIE_STREAM_FORCE_INT = 0x7fffffff
 } ernie_stream_policy;
 

@@ -197,7 +197,8 @@ static ernie_status model_open_experts(ernie_model *m, const model_origin *from,
                                           .log = &m->log,
                                           .n_readers = model_n_readers(s),
                                           .buffered = s->buffered,
-                                          .policy = (ern_policy)s->policy,
+                                          .policy = s->policy == ERNIE_STREAM_LRU ? ERN_POLICY_LRU
+                                                                                  : ERN_POLICY_LFRU,
                                           .io_limit = (double)s->io_limit,
                                           .io_latency = 1e-6 * s->io_latency_us };
     if (!m->streams) return ERNIE_OK;
