@@ -514,6 +514,7 @@ typedef struct ernie_memory {
     uint64_t held_bytes;    /* that the model and its sessions hold now, experts on slots not counted */
     uint32_t n_slots;       /* experts that memory would have room for beside this session */
     uint32_t n_slots_min;   /* and has to have room for; both 0 where nothing is streamed */
+    uint64_t least_bytes;   /* a ceiling that what is held now and this session would work under */
 } ernie_memory;
 
 /* Fill `memory` with what a session with these options would use; nothing is spent, and fields beyond

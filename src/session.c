@@ -265,6 +265,8 @@ static ernie_status session_plan(const ernie_model *model, const ernie_session_o
     memory->n_batch = state.n_batch;
     memory->ceiling_bytes = model->ceiling;
     memory->held_bytes = ern_model_held(model);
+    memory->least_bytes =
+        memory->held_bytes + session_least_bytes(model) + memory->total_bytes;
     if (!model->experts) return ERNIE_OK;
     memory->n_slots = (uint32_t)ern_model_slots(model, memory->total_bytes);
     memory->n_slots_min = (uint32_t)session_slots_min(model);

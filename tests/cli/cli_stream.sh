@@ -23,25 +23,25 @@ json 'v["hit_low"] == v["hit_high"] == 1 and v["tps_low"] is None and v["read_gb
 json 'sum(v[k] for k in v if k in ("embedding_bytes", "attention_bytes", "dense_bytes", "shared_bytes", "norm_bytes", "prediction_bytes")) == v["resident_bytes"]'
 json 'v["resident_bytes"] + v["experts_bytes"] <= v["bytes"] <= v["least_bytes"]'
 json 'v["kv_bytes"] + v["scratch_bytes"] == v["session_bytes"]'
-ok plan $MODEL --ctx 512 --threads 2 --memory 18M --json
-json 'v["streams"] and v["ceiling_bytes"] == 18 << 20 and 8 == v["slots_min"] < v["slots"] < 160'
+ok plan $MODEL --ctx 512 --threads 2 --memory 20M --json
+json 'v["streams"] and v["ceiling_bytes"] == 20 << 20 and 8 == v["slots_min"] < v["slots"] < 160'
 json 'v["slots_per_layer"] == v["slots"] / 5 and v["kept_bytes"] == v["slots"] * v["expert_bytes"]'
 json 'v["resident_bytes"] + v["other_bytes"] + v["session_bytes"] + v["kept_bytes"] <= v["ceiling_bytes"]'
 json '0 < v["hit_low"] < v["hit_high"] < 1 and 0 < v["tps_low"] < v["tps_high"]'
 json 'v["read_gbps"] > 0 and v["disk_gbps"] > 0 and v["least_bytes"] < v["ceiling_bytes"]'
 [ -n "$PYTHON" ] && LEAST=$(number least_bytes) || LEAST=17000000
-ok plan $MODEL --ctx 512 --memory 18M --kv q8 --threads 1 --no-probe
+ok plan $MODEL --ctx 512 --memory 20M --kv q8 --threads 1 --no-probe
 says out '^weights +[0-9.]+ MB in memory always: embedding and head [0-9.]+ MB, attention '
 says out '^experts +[0-9.]+ MB in the file: 5 layers of 32, [0-9.]+ MB each, 4 for a token$'
 says out '^session +[0-9.]+ MB: keys and values of 512 tokens [0-9.]+ MB, scratch '
 says out '^kept +[0-9.]+ MB: [0-9]+ of 160 experts, [0-9.]+ of 32 a layer$'
-says out '^ceiling +18.87 MB, the experts come from disk; [0-9.]+ MB would do$'
+says out '^ceiling +20.97 MB, the experts come from disk; [0-9.]+ MB would do$'
 says out '^hits +[0-9]+% to [0-9]+% of the experts that a token uses$'
-ok plan $MODEL --ctx 512 --threads 2 --memory 18M
+ok plan $MODEL --ctx 512 --threads 2 --memory 20M
 says out '^memory +[0-9.]+ GB/s read with [0-9]+ threads$'
 says out '^disk +[0-9.]+ GB/s$'
 says out '^decode +[0-9.]+ to [0-9.]+ tokens/s expected after 512 tokens$'
-ok plan $MODEL --ctx 128 --threads 2 --memory 18M --io-limit 0.5
+ok plan $MODEL --ctx 128 --threads 2 --memory 20M --io-limit 0.5
 says out '^disk +0.50 GB/s by --io-limit$'
 says out 'tokens/s expected after 128 tokens$'
 ok plan $MODEL --ctx 512
@@ -51,6 +51,20 @@ ok synth dense.ernie --shape 0.3b --layers 1
 ok plan dense.ernie --no-probe --json
 json 'v["experts"] == v["slots"] == v["layers"] == 0 and not v["streams"]'
 ok plan dense.ernie --no-probe
+
+# A few layers that stand for more of them, and hits by a trace.
+ok plan $MODEL --ctx 512 --threads 2 --memory 30M --layers 12 --no-probe --json
+json 'v["layers"] == 11 and v["experts"] == 11 * 32 and v["slots"] < 352 and v["streams"]'
+json 'v["least_bytes"] <= v["ceiling_bytes"] == 30 << 20'
+bad 2 'option --layers needs --memory' plan $MODEL --layers 12
+bad 1 'option --layers: 2, but the model has 6 layers' plan $MODEL --layers 2 --memory 30M
+bad 1 'is too low for 120 layers' plan $MODEL --layers 120 --memory 30M --ctx 512 --no-probe
+ok run $MODEL --ids $IDS -n 24 --seed 7 --logit-bias 2=-inf --trace a.trace
+ok plan $MODEL --ctx 512 --threads 2 --memory 20M --no-probe --replay a.trace --json
+json '0 <= v["hit_low"] == v["hit_high"] < 1'
+ok plan $MODEL --ctx 512 --threads 2 --memory 20M --no-probe --replay a.trace
+says out '^hits +[0-9]+% of the experts that a token uses, by the trace$'
+bad 1 'nowhere.trace' plan $MODEL --ctx 512 --threads 2 --memory 20M --replay nowhere.trace
 
 # ---- The same answers ----
 # Scratch grows with the number of threads, and with it what is left for experts.
@@ -65,23 +79,23 @@ answers() {
 }
 ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 -q
 cp out expected
-for memory in "$LEAST" 17M 18M 24M 36M 1G; do
+for memory in "$LEAST" 18M 20M 24M 36M 1G; do
     answers --memory "$memory" --warm none
 done
-answers --memory 18M --readers 1
-answers --memory 18M --readers 8
+answers --memory 20M --readers 1
+answers --memory 20M --readers 8
 answers --memory "$LEAST" --look-ahead --warm none
-answers --memory 18M --look-ahead --policy lfru
-answers --memory 18M --policy lfru --buffered --warm none
+answers --memory 20M --look-ahead --policy lfru
+answers --memory 20M --policy lfru --buffered --warm none
 threads=1
 answers --memory "$LEAST" --warm none
-answers --memory 18M --readers 1 --look-ahead
+answers --memory 20M --readers 1 --look-ahead
 threads=2
-answers --memory 18M --io-limit 0.1 --io-latency 100 --warm none
-answers --memory 18M --kv f16 --pages read
+answers --memory 20M --io-limit 0.1 --io-latency 100 --warm none
+answers --memory 20M --kv f16 --pages read
 ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 -q --cpu base
 cp out expected
-answers --memory 18M --cpu base
+answers --memory 20M --cpu base
 
 # All else that has a session, too.
 ok logits $MODEL --ids 5,6,7,8
@@ -105,47 +119,36 @@ same chat.1G chat.30M
 ok info $MODEL
 ok verify $MODEL
 
-# A checkpoint that was converted, all experts of which take a few kilobytes.
-if [ -d "$REPO/tests/data/micro-moe" ]; then
-    ok convert "$REPO/tests/data/micro-moe" micro.ernie --type f32
-    ok run micro.ernie --ids 5,6,7 -n 8 --temp 0 --ctx 32 -q
-    cp out expected
-    ok run micro.ernie --ids 5,6,7 -n 8 --temp 0 --ctx 32 -q --threads 2 --memory 1200K --readers 1
-    same out expected
-    ok plan micro.ernie --ctx 32 --threads 2 --memory 1200K --readers 1 --no-probe --json
-    json 'v["streams"] and v["slots"] < v["experts"]'
-fi
-
 # ---- The list of experts ----
 rm -f $MODEL.warm
-ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 -q --threads 2 --memory 18M
+ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 -q --threads 2 --memory 20M
 cp out expected
 checked
 [ -s $MODEL.warm ] || failed 'run should write the list beside the model'
-answers --memory 18M
+answers --memory 20M
 cp $MODEL.warm list
-answers --memory 17M --warm list
+answers --memory 20M --warm list
 head -c 40 list >cut
-answers --memory 18M --warm cut
+answers --memory 20M --warm cut
 printf 'no list at all' >damaged
-answers --memory 18M --warm damaged
+answers --memory 20M --warm damaged
 : >empty
-answers --memory 18M --warm empty
+answers --memory 20M --warm empty
 { head -c 60 list && printf 'xxxx' && tail -c +65 list; } >flipped
-answers --memory 18M --warm flipped
-answers --memory 18M --warm nowhere/list
+answers --memory 20M --warm flipped
+answers --memory 20M --warm nowhere/list
 absent nowhere
 checked
 [ "$(head -c 8 damaged | od -c)" = "$(head -c 8 list | od -c)" ] || failed 'a damaged list should be replaced'
 rm -f $MODEL.warm
-answers --memory 18M --warm none
+answers --memory 20M --warm none
 answers
 absent $MODEL.warm
 
 # ---- Statistics ----
-ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --threads 2 --memory 18M --warm none
+ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --threads 2 --memory 20M --warm none
 says err '\| stop: [a-z ]+ \| experts [0-9.]+% in memory, [0-9.]+ read a token, [0-9.]+ MB a token at [0-9.]+ GB/s, waited [0-9]+% \| [0-9.]+ of 32 experts a layer kept\]$'
-ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --threads 2 --memory 18M --warm none --json
+ok run $MODEL --ids $IDS -n 24 --seed 7 --ctx 512 --threads 2 --memory 20M --warm none --json
 documented run
 json 'v["pages"] == "streamed"'
 json 'set(v["stream"]) == {"slots", "slots_per_layer", "experts_per_layer", "expert_bytes", "prompt", "decode"}'
@@ -163,16 +166,16 @@ for field in slots slots_per_layer experts_per_layer expert_bytes prompt decode 
     ok help run
     says out "(^|[^a-z_])$field([^a-z_]|\$)"
 done
-ok bench $MODEL -p 32 -c 16 -n 8 --repeat 2 --threads 2 --memory 18M --json
+ok bench $MODEL -p 32 -c 16 -n 8 --repeat 2 --threads 2 --memory 20M --json
 documented bench
 json 'set(v["stream"]) == {"slots", "slots_per_layer", "experts_per_layer", "expert_bytes", "disk_gbps", "ceiling_bytes"}'
-json 'v["stream"]["ceiling_bytes"] == 18 << 20 and v["stream"]["disk_gbps"] > 0'
+json 'v["stream"]["ceiling_bytes"] == 20 << 20 and v["stream"]["disk_gbps"] > 0'
 json 'v["prefill"][0]["stream"]["tokens"] == 64 and v["decode"][0]["stream"]["tokens"] == 16'
 json 'v["decode"][0]["stream"]["used"] == 16 * 5 * 4 and 0 <= v["decode"][0]["stream"]["hit_rate"] <= 1'
 json 'v["decode"][0]["bound_tps"] > 0 and v["decode"][0]["bound_fraction"] > 0'
 json 'abs(v["decode"][0]["bound_fraction"] * v["decode"][0]["bound_tps"] / v["decode_tps"] - 1) < 1e-6'
 json 'abs(v["bytes_per_token"] - v["weight_bytes_per_token"] - 20 * v["kv_bytes_per_token"] - v["decode"][0]["stream"]["bytes_read_per_token"]) < 1'
-ok bench $MODEL -p 16 -n 4 --repeat 1 --threads 2 --memory 18M --io-limit 0.2
+ok bench $MODEL -p 16 -n 4 --repeat 1 --threads 2 --memory 20M --io-limit 0.2
 says out '^ +experts [0-9.]+% in memory, [0-9.]+ read a token'
 says out '^ +bound [0-9.]+ tokens/s, [0-9.]+% of it reached$'
 says out '^disk +0.20 GB/s by --io-limit$'
@@ -203,12 +206,12 @@ for r in records:
     if r["name"].startswith("layers.2.experts."): data[r["offset"] + 100] ^= 1
 open("broken.ernie", "wb").write(data)
 SCRIPT
-    bad 1 'layer 2' run broken.ernie --ids 5 -n 1 --ctx 512 --threads 2 --memory 18M --warm none
+    bad 1 'layer 2' run broken.ernie --ids 5 -n 1 --ctx 512 --threads 2 --memory 20M --warm none
     says err 'expert [0-9]+'
     bad 1 'layers.2.experts.0' verify broken.ernie
-    ok plan broken.ernie --ctx 512 --threads 2 --memory 18M --no-probe
+    ok plan broken.ernie --ctx 512 --threads 2 --memory 20M --no-probe
     head -c 20000000 $MODEL >short.ernie
-    bad 1 'short.ernie' plan short.ernie --threads 2 --memory 18M
+    bad 1 'short.ernie' plan short.ernie --threads 2 --memory 20M
 fi
 
 finish

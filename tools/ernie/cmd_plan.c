@@ -35,6 +35,7 @@ typedef struct plan_state {
     uint64_t other_bytes;          /* held besides: tables, the tokenizer, buffers of readers */
     uint64_t kept_bytes;           /* experts that there is room for */
     uint64_t least_bytes;          /* a ceiling that works */
+    uint64_t spare_bytes;          /* that the library keeps free beside slots and sessions */
     uint64_t ceiling;              /* as given; 0: none */
     uint32_t n_slots, n_experts;   /* experts in memory, experts in the file */
     double memory_rate, disk_rate; /* bytes a second; 0: not measured */
@@ -76,14 +77,15 @@ static void plan_count_records(plan_state *plan)
 static int plan_find_least(plan_state *plan)
 {
     const ernie_memory *memory = &plan->memory;
-    plan->least_bytes = memory->held_bytes + memory->total_bytes;
+    plan->least_bytes = memory->least_bytes;
     if (!plan->info.streams) return CLI_OK;
     const cli_session narrow = { .n_ctx = memory->n_ctx, .n_batch = PLAN_BATCH };
     ernie_memory least;
     const int status = cli_plan_session(plan->cli, plan->model, &narrow, &least);
     if (status != CLI_OK) return status;
-    plan->least_bytes = least.held_bytes + least.total_bytes
-                        + least.n_slots_min * (plan->info.expert_bytes + PLAN_SLOT_SPARE);
+    plan->least_bytes = least.least_bytes;
+    plan->spare_bytes = least.least_bytes - least.held_bytes - least.total_bytes
+                        - least.n_slots_min * plan->info.expert_bytes;
     return CLI_OK;
 }
 
@@ -124,8 +126,9 @@ static int plan_grow(plan_state *plan)
                         n, now, info->n_moe_layers);
     const double all = (double)n / now;
     const double moe = 1 + (double)(n - now) / info->n_moe_layers;
-    const double grown[PLAN_CLASSES] = { [PLAN_ATTENTION] = all, [PLAN_SHARED] = moe,
-                                         [PLAN_NORMS] = moe,     [PLAN_EXPERTS] = moe };
+    const double grown[PLAN_CLASSES] = {
+        [PLAN_ATTENTION] = all, [PLAN_SHARED] = moe, [PLAN_NORMS] = moe, [PLAN_EXPERTS] = moe
+    };
     const uint64_t before = plan->resident_bytes;
     const uint64_t head = plan->bytes[PLAN_EMBEDDING] / 2; /* about: one of two matrices */
     plan->resident_bytes = 0;
@@ -144,7 +147,8 @@ static int plan_grow(plan_state *plan)
     memory->kv_bytes = (uint64_t)((double)memory->kv_bytes * all);
     memory->total_bytes = memory->kv_bytes + memory->scratch_bytes;
     memory->ceiling_bytes = plan->ceiling;
-    const uint64_t taken = plan->resident_bytes + plan->other_bytes + memory->total_bytes;
+    const uint64_t taken =
+        plan->resident_bytes + plan->other_bytes + memory->total_bytes + plan->spare_bytes;
     const uint64_t room = plan->ceiling > taken ? plan->ceiling - taken : 0;
     const uint64_t n_slots = room / (info->expert_bytes + PLAN_SLOT_SPARE);
     plan->n_slots = n_slots < plan->n_experts ? (uint32_t)n_slots : plan->n_experts;
@@ -153,8 +157,7 @@ static int plan_grow(plan_state *plan)
     info->streams = plan->n_slots < plan->n_experts;
     if (plan->least_bytes <= plan->ceiling) return CLI_OK;
     char ceiling[STREAMING_BYTES_MAX], least[STREAMING_BYTES_MAX];
-    return cli_fail(plan->cli, CLI_FAILED,
-                    "a ceiling of %s is too low for %u layers: %s would do",
+    return cli_fail(plan->cli, CLI_FAILED, "a ceiling of %s is too low for %u layers: %s would do",
                     streaming_bytes_text((double)plan->ceiling, ceiling), n,
                     streaming_bytes_text((double)plan->least_bytes, least));
 }
@@ -211,9 +214,9 @@ static int plan_replay(plan_state *plan)
     ern_replay_result result = { { 0 }, { 0 } };
     ernie_error error;
     ernie_status status = ern_trace_open(&trace, path, NULL, &error);
-    const bool ours = status != ERNIE_OK
-                      || (trace.head.n_layers == info->n_moe_layers
-                          && trace.head.n_experts == info->n_experts);
+    const bool ours =
+        status != ERNIE_OK
+        || (trace.head.n_layers == info->n_moe_layers && trace.head.n_experts == info->n_experts);
     const uint32_t n_layers = trace.head.n_layers, n_experts = trace.head.n_experts;
     if (status == ERNIE_OK && ours) status = ern_replay_open(&replay, &trace, &error);
     if (status == ERNIE_OK && ours)
@@ -223,8 +226,9 @@ static int plan_replay(plan_state *plan)
     ern_trace_close(&trace);
     if (status != ERNIE_OK) return cli_fail_error(cli, path, &error);
     if (!ours)
-        return cli_fail(cli, CLI_FAILED, "%s: traces %u layers of %u experts, the model has %u of %u",
-                        path, n_layers, n_experts, info->n_moe_layers, info->n_experts);
+        return cli_fail(cli, CLI_FAILED,
+                        "%s: traces %u layers of %u experts, the model has %u of %u", path,
+                        n_layers, n_experts, info->n_moe_layers, info->n_experts);
     if (result.decoded.n_pins == 0)
         return cli_fail(cli, CLI_FAILED, "%s: holds no decoded tokens", path);
     plan->hits_low = plan->hits_high =
@@ -329,8 +333,7 @@ static void plan_print_speed(const plan_state *plan)
 {
     output *out = &plan->cli->out;
     const uint32_t n_ctx = plan->memory.n_ctx;
-    if (plan->info.streams)
-        plan_print_hits(plan);
+    if (plan->info.streams) plan_print_hits(plan);
     if (plan->memory_rate > 0)
         output_print(out, "memory     %.2f GB/s read with %u threads\n", 1e-9 * plan->memory_rate,
                      plan->memory.n_threads);
