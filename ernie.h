@@ -137,9 +137,10 @@ typedef void (*ernie_log_fn)(ernie_log_level level, const char *line, void *user
  * A non-zero return cancels: the call returns ERNIE_CANCELLED. */
 typedef int (*ernie_progress_fn)(const char *what, uint64_t done, uint64_t total, void *user);
 
-/* A flag that any thread may set to stop a call in progress within 50 ms. Zero-initialise it. Opening
- * by reading in (no_mmap, a source) also has to give back what it has read: milliseconds on the huge
- * pages that the default allocator asks Linux for, up to a tenth of a second a GB elsewhere. */
+/* A flag that any thread may set to stop a call in progress within 50 ms. Zero-initialise it.
+ * Opening by reading in (no_mmap, a source) also has to give back what it has read: milliseconds on
+ * the huge pages that the default allocator asks Linux for, up to a tenth of a second a GB
+ * elsewhere. */
 typedef struct ernie_cancel {
     volatile int32_t requested;
 } ernie_cancel;
@@ -225,27 +226,28 @@ ERNIE_API ernie_stream_options ernie_stream_options_init(void);
 /* Open the model file at `path`. The file is mapped; nothing but the header, the index and the
  * tokenizer is read, so opening takes milliseconds whatever the size.
  *
- * Where the system maps files through small pages, decoding is slower than the memory allows. From the
- * first session on a thread of the library then copies a mapped file of 64 MiB or more to huge pages,
- * in the time that no session computes (after ten seconds also at half of one processor), and
- * sessions go on with the copy when it is whole; results are the same to the last bit. Linux only, and
- * only when a quarter of the available memory and 1 GiB stay free. It does not happen with `no_copy`,
- * `no_mmap` or an allocator of the application's. ernie_model_info.pages says where the weights lie.
+ * Where the system maps files through small pages, decoding is slower than the memory allows. From
+ * the first session on a thread of the library then copies a mapped file of 64 MiB or more to huge
+ * pages, in the time that no session computes (after ten seconds also at half of one processor),
+ * and sessions go on with the copy when it is whole; results are the same to the last bit. Linux
+ * only, and only when a quarter of the available memory and 1 GiB stay free. It does not happen
+ * with `no_copy`, `no_mmap` or an allocator of the application's. ernie_model_info.pages says where
+ * the weights lie.
  *
  *   out      receives the model; NULL after any failure
  *   options  NULL for defaults
  *
- * A model with experts that does not fit into options.memory is streamed: all but the routed experts is
- * read into memory now, the experts are read when they are chosen, and as many as fit are kept (from
- * the first session on, which takes its own memory first). Results are the same to the last bit. The
- * file must stay as it is while the model is open. A model without experts, or one that cannot work
- * even so, is refused with ERNIE_NO_MEMORY and the least that works.
+ * A model with experts that does not fit into options.memory is streamed: all but the routed
+ * experts is read into memory now, the experts are read when they are chosen, and as many as fit
+ * are kept (from the first session on, which takes its own memory first). Results are the same to
+ * the last bit. The file must stay as it is while the model is open. A model without experts, or
+ * one that cannot work even so, is refused with ERNIE_NO_MEMORY and the least that works.
  *
- * Returns ERNIE_OK, ERNIE_INVALID (NULL argument, options without a size), ERNIE_IO (cannot be opened
- * or read), ERNIE_FORMAT (not a model file, or its numbers contradict each other), ERNIE_CORRUPT (a
- * checksum of the header, index or tokenizer differs; any record with options.verify),
- * ERNIE_UNSUPPORTED (newer file version or options, unknown weight type, instruction set or backend),
- * ERNIE_NO_MEMORY, ERNIE_CANCELLED. After failure nothing is held.
+ * Returns ERNIE_OK, ERNIE_INVALID (NULL argument, options without a size), ERNIE_IO (cannot be
+ * opened or read), ERNIE_FORMAT (not a model file, or its numbers contradict each other),
+ * ERNIE_CORRUPT (a checksum of the header, index or tokenizer differs; any record with
+ * options.verify), ERNIE_UNSUPPORTED (newer file version or options, unknown weight type,
+ * instruction set or backend), ERNIE_NO_MEMORY, ERNIE_CANCELLED. After failure nothing is held.
  * Thread: any thread. */
 ERNIE_API ernie_status ernie_model_open(ernie_model **out, const char *path,
                                         const ernie_model_options *options, ernie_error *error);
@@ -308,8 +310,8 @@ typedef struct ernie_model_info {
     bool streams;               /* experts come from disk */
 } ernie_model_info;
 
-/* Fill `info` (whose `size` the caller has set to sizeof *info; fields beyond it, and beyond what this
- * library knows, are not written). Returns ERNIE_OK or ERNIE_INVALID. Any thread. */
+/* Fill `info` (whose `size` the caller has set to sizeof *info; fields beyond it, and beyond what
+ * this library knows, are not written). Returns ERNIE_OK or ERNIE_INVALID. Any thread. */
 ERNIE_API ernie_status ernie_model_get_info(const ernie_model *model, ernie_model_info *info);
 
 /* One record of the file: a tensor, or one expert (gate, up and down together). */
@@ -332,17 +334,17 @@ ERNIE_API ernie_status ernie_model_record(const ernie_model *model, size_t index
 
 /* How fast experts can be read from this model's file, read as streaming reads them, for about
  * `seconds` (0.01 to 60); *bytes_per_second receives the rate. Returns ERNIE_OK, ERNIE_INVALID,
- * ERNIE_UNSUPPORTED (the model is not streamed), ERNIE_IO, ERNIE_NO_MEMORY, ERNIE_CANCELLED (*cancel,
- * which may be NULL, was set). Any thread. */
+ * ERNIE_UNSUPPORTED (the model is not streamed), ERNIE_IO, ERNIE_NO_MEMORY, ERNIE_CANCELLED
+ * (*cancel, which may be NULL, was set). Any thread. */
 ERNIE_API ernie_status ernie_model_read_rate(const ernie_model *model, double seconds,
                                              const ernie_cancel *cancel, double *bytes_per_second,
                                              ernie_error *error);
 
 /* Check every checksum of the file: header, sections, each tensor, each expert. Reads all of it.
- * Returns ERNIE_OK, ERNIE_CORRUPT (names the first damaged record and its offset), ERNIE_FORMAT (the
- * header has changed since the model was opened), ERNIE_CANCELLED (the progress callback or flag said
- * so); for a streamed model, which takes an expert's memory meanwhile, also ERNIE_IO and ERNIE_NO_MEMORY.
- * The model stays usable. Any thread. */
+ * Returns ERNIE_OK, ERNIE_CORRUPT (names the first damaged record and its offset), ERNIE_FORMAT
+ * (the header has changed since the model was opened), ERNIE_CANCELLED (the progress callback or
+ * flag said so); for a streamed model, which takes an expert's memory meanwhile, also ERNIE_IO and
+ * ERNIE_NO_MEMORY. The model stays usable. Any thread. */
 ERNIE_API ernie_status ernie_model_verify(const ernie_model *model, ernie_progress_fn progress,
                                           void *user, ernie_cancel *cancel, ernie_error *error);
 
@@ -369,8 +371,8 @@ ERNIE_API ernie_status ernie_tokenize(const ernie_model *model, const char *text
                                       ernie_tokenize_mode mode, int32_t *ids, size_t capacity,
                                       size_t *n_ids, ernie_error *error);
 
-/* Turn ids into text. Control tokens (such as "</s>") give nothing unless `with_special`. Bytes that
- * are not UTF-8 become U+FFFD.
+/* Turn ids into text. Control tokens (such as "</s>") give nothing unless `with_special`. Bytes
+ * that are not UTF-8 become U+FFFD.
  *
  *   text      [capacity], terminated with 0 when there is room; may be NULL when capacity is 0
  *   n_text    receives the bytes of the whole text without the 0, also on ERNIE_FULL
@@ -517,19 +519,19 @@ typedef struct ernie_memory {
     uint64_t least_bytes;   /* a ceiling that what is held now and this session would work under */
 } ernie_memory;
 
-/* Fill `memory` with what a session with these options would use; nothing is spent, and fields beyond
- * its `size` stay untouched. Returns ERNIE_OK, ERNIE_INVALID (`size` is 0, n_ctx is above the model's
- * limit, and the like), ERNIE_UNSUPPORTED (newer options), ERNIE_NO_MEMORY
- * (more than can be addressed). Any thread. */
+/* Fill `memory` with what a session with these options would use; nothing is spent, and fields
+ * beyond its `size` stay untouched. Returns ERNIE_OK, ERNIE_INVALID (`size` is 0, n_ctx is above
+ * the model's limit, and the like), ERNIE_UNSUPPORTED (newer options), ERNIE_NO_MEMORY (more than
+ * can be addressed). Any thread. */
 ERNIE_API ernie_status ernie_session_plan(const ernie_model *model,
                                           const ernie_session_options *options,
                                           ernie_memory *memory, ernie_error *error);
 
 /* Create a session. All of its memory is allocated here; feeding, sampling and generating allocate
- * nothing (ask, save and load take working memory and give it back). Where the model has a ceiling, the
- * session must fit under it; a streamed model gives experts' memory up for it.
- * Returns ERNIE_OK, ERNIE_INVALID, ERNIE_NO_MEMORY (names the bytes), ERNIE_UNSUPPORTED.
- * After failure *out is NULL. Any thread; afterwards one thread per session at a time. */
+ * nothing (ask, save and load take working memory and give it back). Where the model has a ceiling,
+ * the session must fit under it; a streamed model gives experts' memory up for it. Returns
+ * ERNIE_OK, ERNIE_INVALID, ERNIE_NO_MEMORY (names the bytes), ERNIE_UNSUPPORTED. After failure *out
+ * is NULL. Any thread; afterwards one thread per session at a time. */
 ERNIE_API ernie_status ernie_session_create(ernie_session **out, const ernie_model *model,
                                             const ernie_session_options *options,
                                             ernie_error *error);
@@ -550,17 +552,16 @@ ERNIE_API ernie_status ernie_session_fork(ernie_session **out, ernie_session *se
  *   tokens   [n], ids in 0 .. vocab_size - 1; read before return
  *   n        1 .. ernie_session_room(session)
  *
- * Returns ERNIE_OK, ERNIE_INVALID (an id out of range, n of 0), ERNIE_FULL (n exceeds the room; names
- * both), ERNIE_CANCELLED and, where experts come from disk, ERNIE_IO or ERNIE_CORRUPT (names layer,
- * expert and offset; the next call tries again). After any failure the session holds the tokens it held before the call;
- * after ERNIE_CANCELLED, ERNIE_IO and ERNIE_CORRUPT its logits are gone until the next feed, otherwise
- * they are as they were.
- * Thread: one thread per session. */
+ * Returns ERNIE_OK, ERNIE_INVALID (an id out of range, n of 0), ERNIE_FULL (n exceeds the room;
+ * names both), ERNIE_CANCELLED and, where experts come from disk, ERNIE_IO or ERNIE_CORRUPT (names
+ * layer, expert and offset; the next call tries again). After any failure the session holds the
+ * tokens it held before the call; after ERNIE_CANCELLED, ERNIE_IO and ERNIE_CORRUPT its logits are
+ * gone until the next feed, otherwise they are as they were. Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_feed(ernie_session *session, const int32_t *tokens, size_t n,
                                           ernie_error *error);
 
-/* As feed, and writes the logits after each of the tokens to `logits` [n][vocab_size], whose content
- * is undefined after ERNIE_CANCELLED. Padding ids (n_tokens and above) hold -INFINITY. */
+/* As feed, and writes the logits after each of the tokens to `logits` [n][vocab_size], whose
+ * content is undefined after ERNIE_CANCELLED. Padding ids (n_tokens and above) hold -INFINITY. */
 ERNIE_API ernie_status ernie_session_feed_logits(ernie_session *session, const int32_t *tokens,
                                                  size_t n, float *logits, ernie_error *error);
 
@@ -571,13 +572,13 @@ ERNIE_API ernie_status ernie_session_feed_logits(ernie_session *session, const i
 ERNIE_API ernie_status ernie_session_sync(ernie_session *session, const int32_t *tokens, size_t n,
                                           ernie_error *error);
 
-/* Logits [vocab_size] after the last token, as floats; padding ids hold -INFINITY. NULL when nothing
- * has been fed since creation, a rewind, or a failure that takes them. Valid until the next call that
- * changes the session. */
+/* Logits [vocab_size] after the last token, as floats; padding ids hold -INFINITY. NULL when
+ * nothing has been fed since creation, a rewind, or a failure that takes them. Valid until the next
+ * call that changes the session. */
 ERNIE_API const float *ernie_session_logits(const ernie_session *session);
 
-/* What a session has asked of the experts of a streamed model; sums since the session was created. All 0
- * for other models. */
+/* What a session has asked of the experts of a streamed model; sums since the session was created.
+ * All 0 for other models. */
 typedef struct ernie_stream_stats {
     uint32_t size;         /* set by the caller to sizeof(ernie_stream_stats) */
     uint32_t n_slots;      /* experts that memory has room for now */
@@ -600,9 +601,9 @@ ERNIE_API size_t ernie_session_length(const ernie_session *session); /* tokens h
 ERNIE_API size_t ernie_session_room(const ernie_session *session);   /* tokens that still fit */
 ERNIE_API const int32_t *ernie_session_tokens(const ernie_session *session); /* [length] */
 
-/* Drop the tokens from position n on; 0 empties the session. Returns ERNIE_OK, or ERNIE_INVALID when
- * n exceeds the length (nothing has changed then). The logits are gone until the next feed, unless n is
- * the length: then there is nothing to drop. */
+/* Drop the tokens from position n on; 0 empties the session. Returns ERNIE_OK, or ERNIE_INVALID
+ * when n exceeds the length (nothing has changed then). The logits are gone until the next feed,
+ * unless n is the length: then there is nothing to drop. */
 ERNIE_API ernie_status ernie_session_rewind(ernie_session *session, size_t n, ernie_error *error);
 
 /* Write the session (tokens, keys and values, logits) to a file, or continue from one. The file is
@@ -618,9 +619,9 @@ ERNIE_API ernie_status ernie_session_save(const ernie_session *session, const ch
 ERNIE_API ernie_status ernie_session_load(ernie_session *session, const char *path,
                                           ernie_error *error);
 
-/* Stop the feed, sync, generate or ask in progress within 50 ms; it returns ERNIE_CANCELLED (generate
- * and ask: the tokens made so far stay). A request made while nothing runs stops the next such call;
- * the call that returns ERNIE_CANCELLED has used the request up. Any thread. */
+/* Stop the feed, sync, generate or ask in progress within 50 ms; it returns ERNIE_CANCELLED
+ * (generate and ask: the tokens made so far stay). A request made while nothing runs stops the next
+ * such call; the call that returns ERNIE_CANCELLED has used the request up. Any thread. */
 ERNIE_API void ernie_session_cancel(ernie_session *session);
 
 /* ---- Generation ---------------------------------------------------------------------------- */
@@ -672,8 +673,8 @@ typedef struct ernie_logprob {
 
 /* What a token callback receives. `text` is whole characters only and may be empty (an unfinished
  * character, or text held back because it may begin a stop string); it is not terminated. A last
- * call with id -1 brings text that was still held when generation ended; the part of a stop string is
- * never reported. */
+ * call with id -1 brings text that was still held when generation ended; the part of a stop string
+ * is never reported. */
 typedef struct ernie_token {
     int32_t id;
     const char *text;
@@ -684,8 +685,8 @@ typedef struct ernie_token {
     size_t index;             /* 0 for the first token of this call */
 } ernie_token;
 
-/* Return non-zero to stop after this token: it stays in the session, text still held is dropped, and
- * the function is not called again. Called on the calling thread. */
+/* Return non-zero to stop after this token: it stays in the session, text still held is dropped,
+ * and the function is not called again. Called on the calling thread. */
 typedef int (*ernie_token_fn)(const ernie_token *token, void *user);
 
 typedef enum ernie_stop {
@@ -712,12 +713,12 @@ typedef struct ernie_result {
 } ernie_result;
 
 /* Choose the next token from the session's logits without feeding it. `top` [params.n_top] may be
- * NULL. Random numbers are drawn from the session's generator, which is seeded at the first call (by
- * the clock where params.seed is 0) and whenever params.seed is neither 0 nor the seed in use.
- * Returns ERNIE_OK, ERNIE_INVALID (no logits, a parameter out of range, named; the biases forbid every
- * token), ERNIE_FORMAT (a logit is no finite number: the weights are damaged), ERNIE_UNSUPPORTED
- * (newer params). After a failure the session is as it was.
- * Thread: one thread per session. */
+ * NULL. Random numbers are drawn from the session's generator, which is seeded at the first call
+ * (by the clock where params.seed is 0) and whenever params.seed is neither 0 nor the seed in use.
+ * Returns ERNIE_OK, ERNIE_INVALID (no logits, a parameter out of range, named; the biases forbid
+ * every token), ERNIE_FORMAT (a logit is no finite number: the weights are damaged),
+ * ERNIE_UNSUPPORTED (newer params). After a failure the session is as it was. Thread: one thread
+ * per session. */
 ERNIE_API ernie_status ernie_session_sample(ernie_session *session, const ernie_sampling *params,
                                             ernie_logprob *chosen, ernie_logprob *top,
                                             ernie_error *error);
@@ -730,9 +731,9 @@ ERNIE_API ernie_status ernie_session_sample(ernie_session *session, const ernie_
  *   fn       may be NULL
  *   result   may be NULL; filled also on failure
  *
- * Statuses as sample (its ERNIE_INVALID: nothing was generated), and ERNIE_CANCELLED. Tokens reported
- * before a failure stay in the session; only the last one is missing from it when its own step was
- * cancelled. ernie_result.n_generated is always the number by which the session has grown.
+ * Statuses as sample (its ERNIE_INVALID: nothing was generated), and ERNIE_CANCELLED. Tokens
+ * reported before a failure stay in the session; only the last one is missing from it when its own
+ * step was cancelled. ernie_result.n_generated is always the number by which the session has grown.
  * Thread: one thread per session. */
 ERNIE_API ernie_status ernie_session_generate(ernie_session *session, const ernie_sampling *params,
                                               ernie_token_fn fn, void *user, ernie_result *result,

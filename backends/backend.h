@@ -88,8 +88,8 @@ typedef struct ern_backend_ops {
     void (*moe)(ern_backend_state *state, uint32_t i_layer, const ern_layer *layer);
     /* logits = Whead rmsnorm(x) */
     void (*head)(ern_backend_state *state, const float *norm, const ern_matrix *head);
-    /* Run what was recorded. ERNIE_OK, ERNIE_CANCELLED, or why an expert could not be read: ERNIE_IO,
-     * ERNIE_CORRUPT. */
+    /* Run what was recorded. ERNIE_OK, ERNIE_CANCELLED, or why an expert could not be read:
+     * ERNIE_IO, ERNIE_CORRUPT. */
     ernie_status (*submit)(ern_backend_state *state, ernie_error *error);
 
     /* Places inside the state that hold the above until the next submit; the state was opened with

@@ -1,10 +1,10 @@
-/* Conversations as the models were trained on them. Owns the two formats of the ERNIE 4.5 text models
- * and what they write; chat_template.c recognises them in a checkpoint. Runs no model.
+/* Conversations as the models were trained on them. Owns the two formats of the ERNIE 4.5 text
+ * models and what they write; chat_template.c recognises them in a checkpoint. Runs no model.
  *
  * One renderer serves text and ids. It writes a conversation as one text in spans: the template's
  * words, in which special tokens are found; the messages' words, in which they are not; and tokens
- * known by their id. The tokenizer reads that text as a whole, so the last word of the template merges
- * with the first of a message exactly as in training.
+ * known by their id. The tokenizer reads that text as a whole, so the last word of the template
+ * merges with the first of a message exactly as in training.
  *
  *     plain      <|begin_of_sentence|>{system}\n
  *                User: {content}\n

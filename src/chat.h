@@ -1,5 +1,5 @@
-/* Conversations as the models were trained on them, and the web-search prompts. Knows tokens and the
- * file's chat section; builds ids, never runs a model. */
+/* Conversations as the models were trained on them, and the web-search prompts. Knows tokens and
+ * the file's chat section; builds ids, never runs a model. */
 #ifndef ERN_CHAT_H
 #define ERN_CHAT_H
 
@@ -32,14 +32,14 @@ typedef struct ern_chat {
 } ern_chat;
 
 /* The ids of a whole conversation. Statuses as ernie_chat_tokenize. Appends to *ids, which after a
- * failure is as it was. The template's words and a message's words are one text, so they merge where
- * they meet; special tokens come out of the template only. Thinking: the reasoning of assistant turns
- * before the last user message is left out. */
+ * failure is as it was. The template's words and a message's words are one text, so they merge
+ * where they meet; special tokens come out of the template only. Thinking: the reasoning of
+ * assistant turns before the last user message is left out. */
 ERN_FN ernie_status ern_chat_ids(const ern_chat *chat, const ernie_message *messages, size_t n,
                                  bool add_generation_prompt, ern_ids *ids, ernie_error *error);
 
-/* The same as text with special tokens written out. Appends to *text, which after a failure is as it
- * was. */
+/* The same as text with special tokens written out. Appends to *text, which after a failure is as
+ * it was. */
 ERN_FN ernie_status ern_chat_text(const ern_chat *chat, const ernie_message *messages, size_t n,
                                   bool add_generation_prompt, ern_text *text, ernie_error *error);
 

@@ -1,5 +1,5 @@
-/* Which chat format does a checkpoint's Jinja template write? Owns just enough Jinja to tell; runs no
- * template, and an unknown one is told apart from a known one rather than guessed at.
+/* Which chat format does a checkpoint's Jinja template write? Owns just enough Jinja to tell; runs
+ * no template, and an unknown one is told apart from a known one rather than guessed at.
  *
  * The one idea: flatten the template to what it would write, in order, whatever its loops and
  * conditions. Text and string literals stand for themselves, however they are quoted or escaped;
@@ -139,8 +139,8 @@ static void template_add_word(template_operand *operand, template_slice word)
     if (operand->name.n == 0) operand->name = word;
 }
 
-/* The inside of brackets that follow an operand: a subscript, whose word matters, or the arguments of
- * a call, which do not. */
+/* The inside of brackets that follow an operand: a subscript, whose word matters, or the arguments
+ * of a call, which do not. */
 static const char *template_read_brackets(template_operand *operand, const char *at,
                                           const char *end)
 {

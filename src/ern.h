@@ -108,8 +108,8 @@ ERN_FN void ern_log_write(const ern_log *log, ernie_log_level level, const char 
 
 ERN_FN const ernie_allocator *ern_allocator_default(void);
 
-/* Another allocator's memory, counted: `allocator` is what to use, `bytes` what is out at the moment.
- * The meter stays where it is while blocks are out. */
+/* Another allocator's memory, counted: `allocator` is what to use, `bytes` what is out at the
+ * moment. The meter stays where it is while blocks are out. */
 typedef struct ern_meter {
     ernie_allocator allocator;
     ernie_allocator inner;
@@ -122,7 +122,8 @@ ERN_FN uint64_t ern_meter_bytes(ern_meter *meter);
 /* Does memory of this allocator, metered or not, come straight from the C library? */
 ERN_FN bool ern_allocator_is_default(const ernie_allocator *allocator);
 
-/* Plain blocks. ern_alloc gives uninitialised memory, ern_alloc_zero zeroed. Free needs the size. */
+/* Plain blocks. ern_alloc gives uninitialised memory, ern_alloc_zero zeroed. Free needs the
+ * size. */
 ERN_FN void *ern_alloc(const ernie_allocator *allocator, size_t size);
 ERN_FN void *ern_alloc_zero(const ernie_allocator *allocator, size_t size);
 ERN_FN void *ern_resize(const ernie_allocator *allocator, void *ptr, size_t old_size,
@@ -134,9 +135,9 @@ ERN_FN void *ern_alloc_aligned(const ernie_allocator *allocator, size_t size);
 ERN_FN void ern_free_aligned(const ernie_allocator *allocator, void *ptr, size_t size);
 static ERN_INLINE size_t ern_aligned_bytes(size_t size) { return size + ERN_CACHE_LINE; }
 
-/* An arena in two passes: the same sequence of ern_arena_take calls first measures (base NULL, every
- * take returns NULL), then hands out 64-byte aligned pieces of one block. Sizes are checked; an
- * overflow sticks in `overflow` and is reported by whoever opens the block. */
+/* An arena in two passes: the same sequence of ern_arena_take calls first measures (base NULL,
+ * every take returns NULL), then hands out 64-byte aligned pieces of one block. Sizes are checked;
+ * an overflow sticks in `overflow` and is reported by whoever opens the block. */
 typedef struct ern_arena {
     unsigned char *base; /* NULL while measuring */
     size_t used;

@@ -409,9 +409,9 @@ ERN_FN ernie_status ern_format_verify_record(const ern_format *format, uint32_t 
 
 /* Check that every byte before `end` which no checksum covers is zero: gaps between sections and
  * records, the padding of experts (`end` is the file's length, or where its experts begin and with
- * them whoever reads those is left to check their padding). With ern_format_read and ern_format_verify_record on every record this covers
- * each byte of the file. Files of a newer version may hold things there: they pass. Statuses as
- * above. */
+ * them whoever reads those is left to check their padding). With ern_format_read and
+ * ern_format_verify_record on every record this covers each byte of the file. Files of a newer
+ * version may hold things there: they pass. Statuses as above. */
 ERN_FN ernie_status ern_format_verify_gaps(const ern_format *format, uint64_t end,
                                            const ernie_cancel *cancel, ernie_error *error);
 

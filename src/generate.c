@@ -111,8 +111,8 @@ static ernie_stop generate_text(generate_run *g, const ernie_logprob *chosen)
     return found ? ERNIE_STOP_STRING : stop ? ERNIE_STOP_CALLBACK : ERNIE_STOP_NONE;
 }
 
-/* What is still held when generation ends by itself: not after a stop string, whose beginning it is,
- * and not for a callback that wants no more. */
+/* What is still held when generation ends by itself: not after a stop string, whose beginning it
+ * is, and not for a callback that wants no more. */
 static void generate_flush(generate_run *g)
 {
     g->n_pending += ern_utf8_finish(&g->stream, g->pending + g->n_pending);

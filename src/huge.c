@@ -1,4 +1,5 @@
-/* The copy on huge pages (huge.h): when it is worth it, whose turn it is, and the copying itself. */
+/* The copy on huge pages (huge.h): when it is worth it, whose turn it is, and the copying
+ * itself. */
 #include "huge.h"
 
 #include "os.h"

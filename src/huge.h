@@ -1,9 +1,10 @@
 /* A copy of a mapped file on huge pages, made in the background and used once it is whole.
  *
- * Reading gigabytes through pages of 4 KiB costs a miss of the address cache every 4 KiB. Opening by
- * mapping stays instant; the copy is made while nobody computes, and after a while at half of a
- * thread's time even so. It is not made where it cannot help (the mapping lies on huge pages already,
- * the system has none) or would press others (too little memory). Knows bytes, no models. */
+ * Reading gigabytes through pages of 4 KiB costs a miss of the address cache every 4 KiB. Opening
+ * by mapping stays instant; the copy is made while nobody computes, and after a while at half of a
+ * thread's time even so. It is not made where it cannot help (the mapping lies on huge pages
+ * already, the system has none) or would press others (too little memory). Knows bytes, no
+ * models. */
 #ifndef ERN_HUGE_H
 #define ERN_HUGE_H
 
@@ -26,8 +27,8 @@ typedef struct ern_huge_options {
 ERN_FN ernie_status ern_huge_open(ern_huge **out, const ern_huge_options *options,
                                   ernie_error *error);
 
-/* Begin, if it is worth it: the first call decides. Any thread; NULL is fine. No thread to be had is
- * no failure: nothing is copied. */
+/* Begin, if it is worth it: the first call decides. Any thread; NULL is fine. No thread to be had
+ * is no failure: nothing is copied. */
 ERN_FN void ern_huge_start(ern_huge *huge, const ern_log *log);
 
 /* Tell that a call computes, and that it ended. Any thread; NULL is fine. */

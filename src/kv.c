@@ -1,5 +1,5 @@
-/* Rows of the cache of keys and values: their sizes, and quantized keys in and out of their groups of
- * 16 positions (kv.h). Knows bytes, no floats: rounding is the kernels'. */
+/* Rows of the cache of keys and values: their sizes, and quantized keys in and out of their groups
+ * of 16 positions (kv.h). Knows bytes, no floats: rounding is the kernels'. */
 #include "kv.h"
 
 ERN_FN size_t ern_kv_value_bytes(ern_kv kv, size_t head_dim)

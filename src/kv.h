@@ -3,8 +3,8 @@
  *
  *     f16, f32   [head_dim] numbers, keys and values alike
  *
- * q8 and q4 take a row in n_blocks = ceil(head_dim / 32) blocks of 32 numbers, padded at the end, and each
- * block has a bf16 scale. Keys are stored rotated (kernels.h), queries are rotated alike.
+ * q8 and q4 take a row in n_blocks = ceil(head_dim / 32) blocks of 32 numbers, padded at the end,
+ * and each block has a bf16 scale. Keys are stored rotated (kernels.h), queries are rotated alike.
  *
  *     q8         i8 code[n_blocks][32], bf16 scale[n_blocks]: number = scale * code
  *     q4 value   u8 code[n_blocks][16], bf16 scale[n_blocks]: number j of a block is the low, number
@@ -13,9 +13,10 @@
  *                the fifth of number i is bit i % 8 of byte i / 8, the others of number 8 v + j (j < 4) the
  *                low and of number 8 v + 4 + j the high half of byte 4 v + j; number = scale * (2 code - 31)
  *
- * Rows follow each other without padding, so a scale may lie at any address; but in memory, quantized keys
- * of 16 positions are one group, so that 64 bytes hold 4 numbers of each, the way weights lie
- * (format.h), and a product with them needs no sum across lanes. A group starts at a multiple of 64 bytes:
+ * Rows follow each other without padding, so a scale may lie at any address; but in memory,
+ * quantized keys of 16 positions are one group, so that 64 bytes hold 4 numbers of each, the way
+ * weights lie (format.h), and a product with them needs no sum across lanes. A group starts at a
+ * multiple of 64 bytes:
  *
  *     q8         i8 code[n_blocks][8][16][4], bf16 scale[n_blocks][16]
  *     q4         u8 code[n_blocks][4][16][4], u8 fifth[n_blocks][8][8], bf16 scale[n_blocks][16]; bit

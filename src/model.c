@@ -56,8 +56,8 @@ static ernie_status model_read_piece(const ernie_source *source, uint64_t at, vo
     return ERNIE_OK;
 }
 
-/* The first n_bytes into memory of the model, from the source or from the file that `in` has open at its
- * beginning. */
+/* The first n_bytes into memory of the model, from the source or from the file that `in` has open
+ * at its beginning. */
 static ernie_status model_read_in(ernie_model *m, const ernie_source *source, ern_file_in *in,
                                   uint64_t n_bytes, const ernie_model_options *o,
                                   ernie_error *error)
@@ -299,7 +299,8 @@ static ernie_status model_open_backend(ernie_model *m, const ernie_model_options
     return m->ops->open(&m->backend, &m->weights, &options, error);
 }
 
-/* The file's bytes lie on huge pages now. What a forward step under way still reads stays mapped. */
+/* The file's bytes lie on huge pages now. What a forward step under way still reads stays
+ * mapped. */
 static void model_move(void *user, const unsigned char *copy)
 {
     ernie_model *m = user;

@@ -1,4 +1,5 @@
-/* What the control groups around this process leave it: Linux, versions 1 and 2. Containers set them.
+/* What the control groups around this process leave it: Linux, versions 1 and 2. Containers set
+ * them.
  *
  * A limit may stand anywhere on the way from our own group up to the root, so the least one counts.
  * Folders that a container does not show have no files and set no limit. */

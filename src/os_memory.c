@@ -141,7 +141,8 @@ ERN_FN uint64_t ern_memory_available(void)
     return machine < group ? machine : group;
 }
 
-/* The whole huge pages inside a block that is surely a mapping of its own, not a part of the heap. */
+/* The whole huge pages inside a block that is surely a mapping of its own, not a part of the
+ * heap. */
 ERN_FN void *ern_alloc_filled(const ernie_allocator *allocator, size_t size)
 {
     unsigned char *data = ern_alloc_aligned(allocator, size);

@@ -22,8 +22,8 @@ ERN_FN uint64_t ern_plan_slots_min(const ern_header *h)
     return wanted < all ? wanted : all;
 }
 
-/* Experts behind everything else in the file, as every writer here lays it out: then all but them is the
- * file's beginning. Numbers that overflow or leave the file are no such layout. */
+/* Experts behind everything else in the file, as every writer here lays it out: then all but them
+ * is the file's beginning. Numbers that overflow or leave the file are no such layout. */
 static bool plan_experts_last(const ern_header *h, uint64_t n_bytes)
 {
     const ern_section *experts = &h->section[ERN_SECTION_EXPERTS];
@@ -44,8 +44,8 @@ static bool plan_is_header(const ern_header *h)
 }
 
 /* What a session takes and the model's tables, never too little: what is planned to be in memory
- * must find room there. Keys and values exactly; activations by the widths of what a layer computes. The
- * backend's own plan decides when the session is created. */
+ * must find room there. Keys and values exactly; activations by the widths of what a layer
+ * computes. The backend's own plan decides when the session is created. */
 static uint64_t plan_session_bytes(const ern_hparams *hp, const ern_plan_session *session)
 {
     const uint64_t limit = hp->context_max;

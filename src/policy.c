@@ -1,4 +1,5 @@
-/* The order of forgetting (policy.h). A look at every slot is microseconds beside a read of megabytes. */
+/* The order of forgetting (policy.h). A look at every slot is microseconds beside a read of
+ * megabytes. */
 #include "policy.h"
 
 static float policy_frequency(const ern_policy_slot *slot, uint64_t clock)

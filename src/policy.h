@@ -1,5 +1,6 @@
 /* Which expert gives way: the order in which a cache of experts forgets. Pure bookkeeping on plain
- * structs, shared by the cache (experts.h) and by the replay of traces; knows neither files nor threads. */
+ * structs, shared by the cache (experts.h) and by the replay of traces; knows neither files nor
+ * threads. */
 #ifndef ERN_POLICY_H
 #define ERN_POLICY_H
 
@@ -28,8 +29,8 @@ typedef struct ern_policy_slot {
 ERN_FN void ern_policy_use(ern_policy_slot *slot, uint64_t clock);
 
 /* The slot that gives way to an expert of `layer`: an empty one, else the first in the order of
- * forgetting that is not held and whose layer keeps more than `floor` experts (count [n_layers]) or is
- * `layer` itself; ERN_POLICY_NONE when there is none. Lowest index among equals. */
+ * forgetting that is not held and whose layer keeps more than `floor` experts (count [n_layers]) or
+ * is `layer` itself; ERN_POLICY_NONE when there is none. Lowest index among equals. */
 ERN_FN size_t ern_policy_victim(ern_policy policy, const ern_policy_slot *slots, size_t n_slots,
                                 uint64_t clock, uint16_t layer, const uint32_t *count,
                                 uint32_t floor);

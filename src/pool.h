@@ -31,8 +31,8 @@ ERN_FN void ern_pool_run(ern_pool *pool, ern_pool_fn fn, void *arg);
 /* All workers of the region must call it; writes before it are seen after it. */
 ERN_FN void ern_pool_barrier(ern_worker *worker);
 
-/* Worker i's share of n items in whole tiles of `tile`: [*begin, *end), possibly empty. A single tile
- * is worker 0's. */
+/* Worker i's share of n items in whole tiles of `tile`: [*begin, *end), possibly empty. A single
+ * tile is worker 0's. */
 static ERN_INLINE void ern_worker_share(const ern_worker *worker, size_t n, size_t tile,
                                         size_t *begin, size_t *end)
 {

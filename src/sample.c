@@ -1,5 +1,5 @@
-/* Choosing the next token: penalties and biases, temperature, top-k, top-p, min-p, in this order; the
- * log-probabilities reported are the model's own, before any of them. Allocates nothing. */
+/* Choosing the next token: penalties and biases, temperature, top-k, top-p, min-p, in this order;
+ * the log-probabilities reported are the model's own, before any of them. Allocates nothing. */
 #include "session.h"
 
 #define SAMPLE_FACTOR_MAX 1e6f  /* temperature, repetition penalty and its inverse */
@@ -223,10 +223,10 @@ static double sample_total(const ern_candidate *c, size_t n, float max, const er
     return total;
 }
 
-/* Leave out what top-p and min-p cannot keep: below min-p of the best, or so unlikely that all like it
- * together are within what top-p leaves out. Both bounds are drawn a little low; the filters themselves
- * decide. A heap of the whole vocabulary took 1.4 ms a token of 103 424 at 0.8/0.8, this takes 0.8 (one
- * core of an EPYC with AVX-512). Returns how many remain. */
+/* Leave out what top-p and min-p cannot keep: below min-p of the best, or so unlikely that all like
+ * it together are within what top-p leaves out. Both bounds are drawn a little low; the filters
+ * themselves decide. A heap of the whole vocabulary took 1.4 ms a token of 103 424 at 0.8/0.8, this
+ * takes 0.8 (one core of an EPYC with AVX-512). Returns how many remain. */
 static size_t sample_drop_tail(ern_candidate *c, size_t n, float max, const ernie_sampling *p,
                                double total)
 {

@@ -1,6 +1,7 @@
-/* The web-search prompts published with the ERNIE 4.5 models (Apache-2.0): a question to be answered
- * from references. Owns the two texts, byte for byte as the models were tuned for them, spaces at the
- * ends of lines included, and the form of a reference, which is Chinese in both. Knows no tokens. */
+/* The web-search prompts published with the ERNIE 4.5 models (Apache-2.0): a question to be
+ * answered from references. Owns the two texts, byte for byte as the models were tuned for them,
+ * spaces at the ends of lines included, and the form of a reference, which is Chinese in both.
+ * Knows no tokens. */
 #include "chat.h"
 
 /* One line of the prompt, or a part of one up to a comma, is one line here. */

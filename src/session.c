@@ -34,8 +34,8 @@ static ernie_status session_measure(const ernie_model *model, const ern_state_op
     return ERNIE_OK;
 }
 
-/* Where experts are streamed, a long prompt reads each once a batch: the larger the better, while the
- * scratch stays small beside the memory that keeps experts. */
+/* Where experts are streamed, a long prompt reads each once a batch: the larger the better, while
+ * the scratch stays small beside the memory that keeps experts. */
 static void session_grow_batch(const ernie_model *model, ern_state_options *state)
 {
     const uint64_t held = ern_model_held(model);
@@ -145,7 +145,8 @@ static ernie_status session_refuse(const ernie_model *model, const ern_state_opt
                          advice);
 }
 
-/* Make room for a session under the ceiling: experts get what is left. The budget's lock is held. */
+/* Make room for a session under the ceiling: experts get what is left. The budget's lock is
+ * held. */
 static ernie_status session_make_room(const ernie_model *model, const ern_state_options *state,
                                       ernie_error *error)
 {

@@ -1,6 +1,6 @@
-/* A session on disk: a header, the tokens, the logits, keys and values layer by layer, and an XXH3-64
- * of all of it at the end. Tied to the model by the identity of its weights and by its architecture
- * numbers, and to the cache's type. */
+/* A session on disk: a header, the tokens, the logits, keys and values layer by layer, and an
+ * XXH3-64 of all of it at the end. Tied to the model by the identity of its weights and by its
+ * architecture numbers, and to the cache's type. */
 #include "session.h"
 
 #define SESSION_MAGIC        "ERNSESS\x1a"

@@ -1,9 +1,9 @@
 /* Text to ids: the way in, and what the files of this room share.
  *
- * Owns lists of ids, the search for pieces that are found whole, and the cutting of a text into runs
- * between special tokens; token_normal.c turns a run into the text that the model was trained on,
- * token_merge.c that text into pieces, token_build.c makes the tables, token_decode.c goes back.
- * Refuses to know: files, chats, models.
+ * Owns lists of ids, the search for pieces that are found whole, and the cutting of a text into
+ * runs between special tokens; token_normal.c turns a run into the text that the model was trained
+ * on, token_merge.c that text into pieces, token_build.c makes the tables, token_decode.c goes
+ * back. Refuses to know: files, chats, models.
  *
  * The one idea: several stretches of text, trusted and not, are read as one text, so that merges
  * happen across their borders as in training, while each stretch says for itself whether special
@@ -105,8 +105,8 @@ static uint32_t token_lower_bound(const ern_tokenizer *t, uint32_t low, uint32_t
     return low;
 }
 
-/* Narrow the sorted list byte by byte. A piece that ends at `depth` stands first in what is left, for
- * it sorts before all that it begins. */
+/* Narrow the sorted list byte by byte. A piece that ends at `depth` stands first in what is left,
+ * for it sorts before all that it begins. */
 ERN_FN int32_t ern_token_match(const ern_tokenizer *t, const char *text, size_t n, size_t n_span,
                                ernie_tokenize_mode mode, size_t *n_match)
 {

@@ -7,11 +7,11 @@
 
 typedef struct ern_tokenizer ern_tokenizer;
 
-/* Check the section (a multiple of 4 in memory) and build the lookup tables (a hash of pieces, a sorted
- * list of those found whole) in memory of `allocator`; the section itself must stay mapped.
- * ERNIE_FORMAT names what is wrong: a count, an offset, a type, a score, a piece that is too long, not
- * UTF-8 or there twice, more than one unknown piece, no unknown piece and no byte fallback, byte
- * fallback without all 256 byte pieces, a broken charsmap. */
+/* Check the section (a multiple of 4 in memory) and build the lookup tables (a hash of pieces, a
+ * sorted list of those found whole) in memory of `allocator`; the section itself must stay mapped.
+ * ERNIE_FORMAT names what is wrong: a count, an offset, a type, a score, a piece that is too long,
+ * not UTF-8 or there twice, more than one unknown piece, no unknown piece and no byte fallback,
+ * byte fallback without all 256 byte pieces, a broken charsmap. */
 ERN_FN ernie_status ern_tokenizer_open(ern_tokenizer **out, const unsigned char *section,
                                        uint64_t n_bytes, const ernie_allocator *allocator,
                                        ernie_error *error);
@@ -34,12 +34,13 @@ ERN_FN void ern_ids_free(ern_ids *ids);
 /* Append the ids of text [n] to *ids (its allocator set). Only ERNIE_OK and ERNIE_NO_MEMORY, after
  * which *ids is as it was.
  *
- * TEXT     what sentencepiece's Encode gives.
- * SPECIAL  at each place the longest of the CONTROL, ADDED and USER pieces counts. CONTROL, ADDED and
+ * TEXT     what sentencepiece's Encode gives. SPECIAL  at each place the longest of the CONTROL,
+ * ADDED and USER pieces counts. CONTROL, ADDED and
  *          marked USER pieces ("<...>", see LITERAL) become ids; what lies between two of them is
  *          encoded as TEXT, but a model's dummy space is added only where the whole text begins (or
  *          ends), as the Hugging Face tokenizers do, not after every special token.
- * LITERAL  as TEXT, but marked USER pieces, those that begin with '<', end with '>' and have at least
+ * LITERAL  as TEXT, but marked USER pieces, those that begin with '<', end with '>' and have at
+ * least
  *          two bytes between, are neither found nor made by merging: their text becomes ordinary
  *          pieces. Other USER pieces (digits, newlines) stay whole. */
 ERN_FN ernie_status ern_tokenize(const ern_tokenizer *tokenizer, const char *text, size_t n,
@@ -60,17 +61,18 @@ ERN_FN ernie_status ern_tokenize_spans(const ern_tokenizer *tokenizer, const cha
                                        ern_ids *ids, ernie_error *error);
 
 /* Text of one id as raw bytes ("▁" as space, byte tokens as their byte) into bytes
- * [ERN_TOKEN_TEXT_MAX]. Returns their number. CONTROL and ADDED pieces give nothing, the unknown one
- * " ⁇ " as sentencepiece does; with_special all three are written out as their pieces. `first`:
+ * [ERN_TOKEN_TEXT_MAX]. Returns their number. CONTROL and ADDED pieces give nothing, the unknown
+ * one " ⁇ " as sentencepiece does; with_special all three are written out as their pieces. `first`:
  * leave out the leading space of a piece where the model adds one or trims them. */
 ERN_FN size_t ern_token_bytes(const ern_tokenizer *tokenizer, int32_t id, bool with_special,
                               bool first, char *bytes);
 
 /* Move whole characters from raw bytes into text: the held beginning plus bytes [n] -> text (needs
  * 3 * (n + 4) bytes of room; n + 3 when bytes are a token's). What may still become a character is
- * held; U+FFFD stands for each maximal beginning of a character that cannot be finished, and for each
- * byte that begins none (Unicode's and WHATWG's practice; sentencepiece writes one for every byte).
- * ern_utf8_finish gives what is still held as U+FFFD: text needs 3 bytes. Both return bytes written. */
+ * held; U+FFFD stands for each maximal beginning of a character that cannot be finished, and for
+ * each byte that begins none (Unicode's and WHATWG's practice; sentencepiece writes one for every
+ * byte). ern_utf8_finish gives what is still held as U+FFFD: text needs 3 bytes. Both return bytes
+ * written. */
 ERN_FN size_t ern_utf8_stream(ernie_text_stream *stream, const char *bytes, size_t n, char *text);
 ERN_FN size_t ern_utf8_finish(ernie_text_stream *stream, char *text);
 

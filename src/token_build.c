@@ -145,7 +145,8 @@ static ernie_status build_check_pieces(ern_tokenizer *t, uint32_t text_bytes, er
     return ERNIE_OK;
 }
 
-/* ---- The charsmap: u32 bytes of the double array, the array, zero-terminated strings ----------- */
+/* ---- The charsmap: u32 bytes of the double array, the array, zero-terminated strings
+ * ----------- */
 
 static ernie_status build_check_strings(const ern_tokenizer *t, ernie_error *error)
 {

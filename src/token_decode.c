@@ -1,5 +1,5 @@
-/* Ids to text. Two halves: a token's bytes, and a stream that lets only whole characters through, so
- * that any ids in any order give valid UTF-8. */
+/* Ids to text. Two halves: a token's bytes, and a stream that lets only whole characters through,
+ * so that any ids in any order give valid UTF-8. */
 #include "token_inner.h"
 
 /* U+2047 between spaces, as sentencepiece writes it. */
@@ -89,8 +89,8 @@ static size_t decode_character(const char *bytes, size_t n, size_t *n_read, char
     return *n_read;
 }
 
-/* Complete the held beginning byte by byte: either it becomes a character, or the byte that breaks it
- * is looked at afresh. Returns bytes written; *n_read counts bytes taken from `bytes`. */
+/* Complete the held beginning byte by byte: either it becomes a character, or the byte that breaks
+ * it is looked at afresh. Returns bytes written; *n_read counts bytes taken from `bytes`. */
 static size_t decode_held(ernie_text_stream *stream, const char *bytes, size_t n, size_t *n_read,
                           char *text)
 {

@@ -1,22 +1,24 @@
 /* Byte pair encoding of normalized text, as sentencepiece's bpe::Model does it.
  *
  * The text starts as characters and USER pieces. Again and again the two neighbours that make the
- * piece with the best score are joined, the leftmost of equals first, until no two neighbours make a
- * piece. A heap of 64-bit keys (score, then place) finds them: a key is not removed when its pair
+ * piece with the best score are joined, the leftmost of equals first, until no two neighbours make
+ * a piece. A heap of 64-bit keys (score, then place) finds them: a key is not removed when its pair
  * changes, it is recognised as stale when it comes up, because the pair at that place no longer has
- * that score. A stale key that happens to equal its place's new key does no harm: both say that this
- * pair comes next.
+ * that score. A stale key that happens to equal its place's new key does no harm: both say that
+ * this pair comes next.
  *
- * No merge reaches across a USER piece, so the text is merged from one to the next. UNUSED pieces are
- * merged as all others and then taken apart into the two parts they were made of. Those are the same
- * wherever the piece is made: what happens inside a piece depends on its own characters only. */
+ * No merge reaches across a USER piece, so the text is merged from one to the next. UNUSED pieces
+ * are merged as all others and then taken apart into the two parts they were made of. Those are the
+ * same wherever the piece is made: what happens inside a piece depends on its own characters
+ * only. */
 #include "token_inner.h"
 
 #define MERGE_NONE   (-1)
 #define MERGE_FROZEN (-2) /* never merges: one of the two ends of the list */
 #define MERGE_ARITY  4    /* children of a heap's node: half the levels of a binary one */
 
-/* ---- The heap, smallest key first -------------------------------------------------------------- */
+/* ---- The heap, smallest key first
+ * -------------------------------------------------------------- */
 
 /* Scores in the order of unsigned integers, the best one smallest; places count up. */
 static uint64_t merge_key(float score, uint32_t place)
@@ -87,8 +89,8 @@ static bool merge_add_symbol(ern_token_work *work, size_t start, int32_t pair)
     return true;
 }
 
-/* Bytes of the character at text [n > 0], from its first byte alone: broken text comes only out of a
- * strange charsmap. */
+/* Bytes of the character at text [n > 0], from its first byte alone: broken text comes only out of
+ * a strange charsmap. */
 static size_t merge_character(const char *text, size_t n)
 {
     const unsigned char lead = (unsigned char)*text;
@@ -187,8 +189,8 @@ static bool merge_emit_piece(ern_token_work *work, int32_t id, const char *text,
     return ern_ids_push(work->ids, id);
 }
 
-/* An UNUSED piece is given as the two parts it was made of, and so are they; one that was never made (a
- * single character) stays. A part is shorter than its whole, which bounds the stack. */
+/* An UNUSED piece is given as the two parts it was made of, and so are they; one that was never
+ * made (a single character) stays. A part is shorter than its whole, which bounds the stack. */
 static bool merge_emit_parts(ern_token_work *work, const char *text, size_t n)
 {
     const ern_tokenizer *t = work->tokenizer;
@@ -231,8 +233,8 @@ static bool merge_emit(ern_token_work *work)
 
 /* ---- A run --------------------------------------------------------------------------------- */
 
-/* Read symbols from *position on, up to the next USER piece (*user, else -1) or the end, and close the
- * list with its right end. */
+/* Read symbols from *position on, up to the next USER piece (*user, else -1) or the end, and close
+ * the list with its right end. */
 static bool merge_read(ern_token_work *work, size_t *position, const ern_span **span, int32_t *user)
 {
     *user = -1;

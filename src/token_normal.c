@@ -1,10 +1,10 @@
-/* Normalization of one run of text, as sentencepiece's Normalizer does it: what the model was trained
- * on never saw anything else.
+/* Normalization of one run of text, as sentencepiece's Normalizer does it: what the model was
+ * trained on never saw anything else.
  *
  * A text is read step by step. A step is a USER piece (kept as it is), the longest rule of the
  * charsmap (replaced), a character (kept), or a byte that begins no character (U+FFFD). Spaces are
- * then trimmed and written as U+2581 where the model says so. The run ends at the first special token
- * that its mode lets through. */
+ * then trimmed and written as U+2581 where the model says so. The run ends at the first special
+ * token that its mode lets through. */
 #include "token_inner.h"
 
 typedef struct normal_step {
@@ -14,7 +14,8 @@ typedef struct normal_step {
     int32_t special; /* the run ends here with this token; -1: it does not */
 } normal_step;
 
-/* ---- The charsmap's double array (darts-clone's units) ----------------------------------------- */
+/* ---- The charsmap's double array (darts-clone's units)
+ * ----------------------------------------- */
 
 static uint32_t normal_unit_offset(uint32_t unit)
 {
@@ -29,8 +30,8 @@ static bool normal_unit_has_value(uint32_t unit)
     return (unit >> 8 & 1) != 0;
 }
 
-/* The longest rule that text [n] begins with: its bytes, 0 if none; *value points at its string. Every
- * place in the array is checked, for the file may lie, and so is the string's. */
+/* The longest rule that text [n] begins with: its bytes, 0 if none; *value points at its string.
+ * Every place in the array is checked, for the file may lie, and so is the string's. */
 static size_t normal_rule(const ern_tokenizer *t, const char *text, size_t n, uint32_t *value)
 {
     if (t->n_rules == 0) return 0;

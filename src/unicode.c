@@ -1,9 +1,9 @@
-/* UTF-8 checks. Knows no tokens. The one idea: after the first byte only the second one has a range of
- * its own; table 3-7 of the Unicode standard is four exceptions. */
+/* UTF-8 checks. Knows no tokens. The one idea: after the first byte only the second one has a range
+ * of its own; table 3-7 of the Unicode standard is four exceptions. */
 #include "unicode.h"
 
-/* Bytes that must follow `lead`, and the range of the first of them; 0 for ASCII, -1 for a byte that
- * begins no character. */
+/* Bytes that must follow `lead`, and the range of the first of them; 0 for ASCII, -1 for a byte
+ * that begins no character. */
 static int unicode_tail(unsigned char lead, unsigned char *low, unsigned char *high)
 {
     *low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;

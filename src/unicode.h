@@ -1,4 +1,5 @@
-/* UTF-8 as Unicode defines it (table 3-7): no surrogates, no overlong forms, nothing above U+10FFFF. */
+/* UTF-8 as Unicode defines it (table 3-7): no surrogates, no overlong forms, nothing above
+ * U+10FFFF. */
 #ifndef ERN_UNICODE_H
 #define ERN_UNICODE_H
 

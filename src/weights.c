@@ -1,5 +1,5 @@
-/* The checked file as typed tables (weights.h). Each record is looked at once and copied nowhere: a table
- * holds places in the file. */
+/* The checked file as typed tables (weights.h). Each record is looked at once and copied nowhere: a
+ * table holds places in the file. */
 #include "weights.h"
 
 ERN_FN ern_expert ern_weights_expert_at(const ern_layer *layer, uint32_t expert,

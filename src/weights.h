@@ -1,5 +1,6 @@
-/* The checked file as typed tables: what a backend is given. Knows which records make a layer; knows
- * neither how a product is computed nor who runs it. The tables point into the file's bytes. */
+/* The checked file as typed tables: what a backend is given. Knows which records make a layer;
+ * knows neither how a product is computed nor who runs it. The tables point into the file's
+ * bytes. */
 #ifndef ERN_WEIGHTS_H
 #define ERN_WEIGHTS_H
 
@@ -42,8 +43,8 @@ static ERN_INLINE ern_expert ern_weights_expert(const ern_layer *layer, uint32_t
     return ern_weights_expert_at(layer, expert, layer->file + layer->experts[expert].offset);
 }
 
-/* Fill the tables of a file that the reader has accepted, with places in `file`: its bytes, or a copy of
- * them. `layers` [n_layers] is the caller's, zeroed. */
+/* Fill the tables of a file that the reader has accepted, with places in `file`: its bytes, or a
+ * copy of them. `layers` [n_layers] is the caller's, zeroed. */
 ERN_FN void ern_weights_place(ern_weights *weights, const ern_format *format,
                               const unsigned char *file, ern_layer *layers);
 

@@ -1,5 +1,5 @@
-/* The CPU backend: opening, recording, running, and the vtable. The maths is in kernels, the phases of
- * attention and feed-forward layers in cpu_attention.c, cpu_ffn.c and cpu_moe.c. */
+/* The CPU backend: opening, recording, running, and the vtable. The maths is in kernels, the phases
+ * of attention and feed-forward layers in cpu_attention.c, cpu_ffn.c and cpu_moe.c. */
 #include "../../src/os.h"
 #include "cpu.h"
 
@@ -84,7 +84,8 @@ ERN_FN void cpu_product(const cpu_run *run, unsigned phase, const ern_matrix *w,
 
 /* ---- Embedding and head -------------------------------------------------------------------- */
 
-/* Angles in double precision: p * theta^(-2j/d) of position 131071 would lose its digits in float. */
+/* Angles in double precision: p * theta^(-2j/d) of position 131071 would lose its digits in
+ * float. */
 static void cpu_angles(ern_backend_state *s, size_t t)
 {
     const size_t half = s->hp->head_dim / 2;

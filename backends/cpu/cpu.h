@@ -232,8 +232,8 @@ ERN_FN void cpu_moe_choose(const ern_backend_state *state, const ern_layer *laye
                            int32_t *chosen, float *weight);
 ERN_FN void cpu_moe_gather_row(ern_backend_state *state, size_t to, size_t from);
 
-/* Experts from disk (cpu_stream.c): plan the layer's arrivals once it is routed (worker 0), then run
- * them all (every worker). */
+/* Experts from disk (cpu_stream.c): plan the layer's arrivals once it is routed (worker 0), then
+ * run them all (every worker). */
 ERN_FN void cpu_stream_plan(const cpu_run *run);
 ERN_FN void cpu_stream_run(const cpu_run *run);
 

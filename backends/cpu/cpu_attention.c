@@ -3,11 +3,11 @@
  * 1 / sqrt(head_dim); query head g reads key head g / (n_heads / n_kv_heads)).
  *
  * A block's softmax is computed against its own maximum; blocks are merged in rising order with the
- * same formula whether one tile walks all blocks (prefill) or each block is its own tile (decode), so
- * both give the same bits.
+ * same formula whether one tile walks all blocks (prefill) or each block is its own tile (decode),
+ * so both give the same bits.
  *
- * Where keys are quantized, keys and queries are spread over their dimensions by a Hadamard transform
- * after the rotation, and queries are rounded to int8 like any product's input. */
+ * Where keys are quantized, keys and queries are spread over their dimensions by a Hadamard
+ * transform after the rotation, and queries are rounded to int8 like any product's input. */
 #include "cpu.h"
 
 static size_t attn_head(const cpu_run *run, size_t i_kv_head)
@@ -81,9 +81,9 @@ static void attn_append_all(const cpu_run *run)
     }
 }
 
-/* Softmax and values of one block: keys [begin, begin + n_keys) of one key head against `rows` query
- * rows, of which row r sees keys below limit(r) = first_limit + r / group. Fills part, max and sum;
- * a row that sees nothing has max -INFINITY. */
+/* Softmax and values of one block: keys [begin, begin + n_keys) of one key head against `rows`
+ * query rows, of which row r sees keys below limit(r) = first_limit + r / group. Fills part, max
+ * and sum; a row that sees nothing has max -INFINITY. */
 static void attn_block(const cpu_run *run, size_t i_kv_head, size_t begin, size_t n_keys,
                        size_t rows, size_t group, size_t first_limit, float *part, size_t stride,
                        float *max, float *sum)
@@ -142,7 +142,8 @@ static void attn_gather(const cpu_run *run, size_t i_kv_head, size_t t, size_t n
     }
 }
 
-/* Divide a row's merged values by its sum into the attention output of token t, query head i_head. */
+/* Divide a row's merged values by its sum into the attention output of token t, query head
+ * i_head. */
 static void attn_finish(const ern_backend_state *s, size_t t, size_t i_head, const float *out,
                         float sum)
 {

@@ -20,8 +20,8 @@ ERN_FN void cpu_segments_begin(ern_backend_state *s)
     }
 }
 
-/* SwiGLU of one tile's row into the hidden state's columns, quantized when down wants it; floats are kept
- * beside that when someone wants to see them. */
+/* SwiGLU of one tile's row into the hidden state's columns, quantized when down wants it; floats
+ * are kept beside that when someone wants to see them. */
 static void ffn_store(const ern_backend_state *s, const cpu_segment *seg, size_t row,
                       uint32_t column, uint32_t n_pairs, const float *tile)
 {

@@ -1,5 +1,5 @@
-/* The memory of a session on the CPU: planned from the architecture numbers, taken once in one arena.
- * Measuring and taking run the same code, so the plan is what is spent. */
+/* The memory of a session on the CPU: planned from the architecture numbers, taken once in one
+ * arena. Measuring and taking run the same code, so the plan is what is spent. */
 #include "cpu.h"
 
 /* Reserve n rows of `width` numbers. */

@@ -1,18 +1,18 @@
 /* A mixture layer whose experts come from disk: what has landed is computed while the rest is read.
  *
- * The layer's segments are planned in the order of their sum, experts by number and the shared ones last,
- * exactly as when all are in memory. They then run in waves, each wave as a layer of its own:
+ * The layer's segments are planned in the order of their sum, experts by number and the shared ones
+ * last, exactly as when all are in memory. They then run in waves, each wave as a layer of its own:
  *
  *     a single token: first the shared experts and those in memory, then each as it lands; when that
  *         breaks the order, products are kept apart and added at the end, in order
  *     a batch: in order, as far as they have landed; each wave adds to the residual stream
  *
- * Either way every number is added in the same order as without waves, so results are the same to the
- * last bit. Worker 0 alone talks to the experts; the others meet it in the barriers.
+ * Either way every number is added in the same order as without waves, so results are the same to
+ * the last bit. Worker 0 alone talks to the experts; the others meet it in the barriers.
  *
  * Waiting for a slot never blocks another session for good: whoever waits holds nothing that has
- * landed and is not yet computed, but for a batch's experts behind the one it waits for, which it pins in
- * order only. */
+ * landed and is not yet computed, but for a batch's experts behind the one it waits for, which it
+ * pins in order only. */
 #include "../../src/os.h"
 #include "cpu.h"
 

@@ -21,9 +21,9 @@ ERN_FN unsigned ern_cpu_features(void);
  *
  * On Linux the permission is the whole process', cannot be given back and passes to its children.
  * What others in the process may see of it: an alternate signal stack must hold the larger frame
- * (AT_MINSIGSTKSZ bytes, about 11 KiB), so sigaltstack refuses smaller ones from then on. The system
- * in its turn refuses where a thread has such a stack already. That is little enough for a library to
- * ask for, but not for nothing: ask only when AMX is what will be used. */
+ * (AT_MINSIGSTKSZ bytes, about 11 KiB), so sigaltstack refuses smaller ones from then on. The
+ * system in its turn refuses where a thread has such a stack already. That is little enough for a
+ * library to ask for, but not for nothing: ask only when AMX is what will be used. */
 ERN_FN bool ern_cpu_amx_permit(void);
 
 #endif

@@ -62,8 +62,8 @@
 #endif
 
 /* Loops over a tile must vanish, or its sums would live in memory. Each compiler has its own word
- * for it; clang obeys gcc's only in part (8 of 64 vpdpbusd, sums in memory, a quarter of the speed).
- * Sanitizers instrument every access, and unrolled code takes them minutes to compile. */
+ * for it; clang obeys gcc's only in part (8 of 64 vpdpbusd, sums in memory, a quarter of the
+ * speed). Sanitizers instrument every access, and unrolled code takes them minutes to compile. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define KERNELS_UNROLL
 #elif defined(__clang__)
@@ -155,8 +155,8 @@ static ERN_INLINE const unsigned char *kernels_group_begin(const kernels_group *
 }
 
 /* A wish for n bytes that come KERNELS_AHEAD later. Who walks over a group wishes evenly from its
- * begin to its end, tables included: wishes that follow the codes alone leave out, in each group, as
- * many lines as the tables have. */
+ * begin to its end, tables included: wishes that follow the codes alone leave out, in each group,
+ * as many lines as the tables have. */
 static ERN_INLINE void kernels_wish(const unsigned char *p, size_t n)
 {
     KERNELS_UNROLL for (size_t i = 0; i < n; i += 64) KERNELS_PREFETCH(p + KERNELS_AHEAD + i);
@@ -210,13 +210,14 @@ static void kernels_pack_key_q4(const int8_t five[ERN_KV_BLOCK], unsigned char c
 
 /* ---- base: portable C, complete, the oracle of the others ------------------------------------ */
 
-/* Types of a set (kernels_lane_base.h): float lanes, integer lanes, 4 numbers of each of 16 keys. */
+/* Types of a set (kernels_lane_base.h): float lanes, integer lanes, 4 numbers of each of 16
+ * keys. */
 #define V16 KN(v16)
 #define W16 KN(w16)
 #define K64 KN(k64)
 
-/* a * b + c, rounded once. The C library of mingw-w64 rounds twice, so there the sum of the exact product
- * is rounded to odd, which a second rounding cannot spoil. */
+/* a * b + c, rounded once. The C library of mingw-w64 rounds twice, so there the sum of the exact
+ * product is rounded to odd, which a second rounding cannot spoil. */
 static ERN_INLINE float kernels_fmaf(float a, float b, float c)
 {
 #ifdef _WIN32
@@ -256,7 +257,8 @@ static ERN_INLINE float kernels_fmaf(float a, float b, float c)
 
 #ifdef KERNELS_X86
 
-/* ---- avx2 -------------------------------------------------------------------------------------- */
+/* ---- avx2
+ * -------------------------------------------------------------------------------------- */
 
 KERNELS_TARGET_BEGIN("avx2,fma,f16c")
 #define KN(name) kernels_##name##_avx2
@@ -288,7 +290,8 @@ KERNELS_TARGET_BEGIN("avx2,fma,f16c")
 #include "kernels_undef.h"
 KERNELS_TARGET_END
 
-/* ---- avxvnni: avx2 with its w8 and w4 products by vpdpbusd --------------------------------------- */
+/* ---- avxvnni: avx2 with its w8 and w4 products by vpdpbusd
+ * --------------------------------------- */
 
 #ifdef KERNELS_AVXVNNI
 KERNELS_TARGET_BEGIN("avx2,fma,f16c,avxvnni")
@@ -312,14 +315,15 @@ KERNELS_TARGET_BEGIN("avx2,fma,f16c,avxvnni")
 KERNELS_TARGET_END
 #endif
 
-/* ---- avx512 ------------------------------------------------------------------------------------ */
+/* ---- avx512
+ * ------------------------------------------------------------------------------------ */
 
 KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 #define KN(name) kernels_##name##_avx512
 #define KERNELS_NAME "avx512"
 #define KERNELS_ATTN_Q 8
-/* Eight queries in one tile instead of two of four: decode at 16384 tokens, 8 queries a key head, q8 on
- * two Zen 5 cores 7 % faster (medians of 5 in turn), f16 the same. */
+/* Eight queries in one tile instead of two of four: decode at 16384 tokens, 8 queries a key head,
+ * q8 on two Zen 5 cores 7 % faster (medians of 5 in turn), f16 the same. */
 #define KERNELS_ATTN_P(nq) ((nq) > 6 ? 3 : 4)
 #define KERNELS_ATTN_D(nq) ((nq) > 6 ? 2 : 4)
 #define KERNELS_ATTN_CASES KERNELS_UP_TO_8
@@ -348,7 +352,8 @@ KERNELS_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16
 #include "kernels_undef.h"
 KERNELS_TARGET_END
 
-/* ---- avx512vbmi: avx512 with its c4, c3 and c2 products by VBMI and VBMI2 ------------------------ */
+/* ---- avx512vbmi: avx512 with its c4, c3 and c2 products by VBMI and VBMI2
+ * ------------------------ */
 
 KERNELS_TARGET_BEGIN("avx512vbmi,avx512vbmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 #define KN(name) kernels_##name##_avx512vbmi
@@ -366,7 +371,8 @@ KERNELS_TARGET_BEGIN("avx512vbmi,avx512vbmi2,avx512f,avx512bw,avx512vl,avx512dq,
 #include "kernels_undef.h"
 KERNELS_TARGET_END
 
-/* ---- amx: avx512 with its w8 and w4 products of several tokens by tdpbssd ------------------------ */
+/* ---- amx: avx512 with its w8 and w4 products of several tokens by tdpbssd
+ * ------------------------ */
 
 #ifdef KERNELS_AMX
 KERNELS_TARGET_BEGIN("amx-tile,amx-int8,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
@@ -384,7 +390,8 @@ KERNELS_TARGET_END
 
 #ifdef KERNELS_NEON
 
-/* ---- neon -------------------------------------------------------------------------------------- */
+/* ---- neon
+ * -------------------------------------------------------------------------------------- */
 
 #ifdef __clang__
 KERNELS_TARGET_BEGIN("dotprod")
@@ -420,7 +427,8 @@ KERNELS_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 #include "kernels_undef.h"
 KERNELS_TARGET_END
 
-/* ---- i8mm: neon with its w8 and w4 products of two and more tokens by smmla -------------------- */
+/* ---- i8mm: neon with its w8 and w4 products of two and more tokens by smmla
+ * -------------------- */
 
 #ifdef KERNELS_I8MM
 #ifdef __clang__
@@ -443,15 +451,16 @@ KERNELS_TARGET_END
 
 #endif
 
-/* ---- The choice -------------------------------------------------------------------------------- */
+/* ---- The choice
+ * -------------------------------------------------------------------------------- */
 
 typedef struct kernels_set {
     const ern_kernels *table;
     unsigned needs; /* feature bits */
 } kernels_set;
 
-/* Worst first. amx stands before avx512 because it has not been seen to win (kernels_mm_amx.h), so that
- * it is taken by its name only, and the system's permission is asked for only then. */
+/* Worst first. amx stands before avx512 because it has not been seen to win (kernels_mm_amx.h), so
+ * that it is taken by its name only, and the system's permission is asked for only then. */
 static const kernels_set kernels_sets[] = {
     { &kernels_table_base, 0 },
 #ifdef KERNELS_X86

@@ -34,10 +34,10 @@ typedef struct ern_kernels {
     /* Quantize x [n] to q [n_blocks * 32], scale and sum [n_blocks]; n_blocks = ceil(n / 32). */
     void (*quantize)(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum);
 
-    /* y[t][16 * g - 16 * group_begin + r] for groups g in [group_begin, group_end), rows r in
-     * 0 .. 15, all tokens: the product of the matrix' rows 16 g + r with the activations. y_stride in
-     * floats, y 64-byte aligned, y_stride a multiple of 16. Rows at and beyond n_rows give 0.
-     * One entry a type (ern_type). The grouped types read q, the others x. */
+    /* y[t][16 * g - 16 * group_begin + r] for groups g in [group_begin, group_end), rows r in 0 ..
+     * 15, all tokens: the product of the matrix' rows 16 g + r with the activations. y_stride in
+     * floats, y 64-byte aligned, y_stride a multiple of 16. Rows at and beyond n_rows give 0. One
+     * entry a type (ern_type). The grouped types read q, the others x. */
     void (*matmul[ERN_N_TYPES])(const ern_matrix *w, uint32_t group_begin, uint32_t group_end,
                                 const ern_act *a, float *y, size_t y_stride);
 
@@ -58,10 +58,10 @@ typedef struct ern_kernels {
     /* Rotate adjacent pairs: x [n_heads][head_dim], cos_sin [head_dim / 2][2] of this position. */
     void (*rope)(float *x, size_t n_heads, size_t head_dim, const float *cos_sin);
 
-    /* The Walsh-Hadamard transform over sqrt(n), its own inverse, of each head x [n_heads][head_dim]; where
-     * head_dim is no power of two, of the largest that fits, then of what is left, and so on. Keys that
-     * are quantized and their queries go through it: products stay, and no dimension is much
-     * larger than the others. */
+    /* The Walsh-Hadamard transform over sqrt(n), its own inverse, of each head x
+     * [n_heads][head_dim]; where head_dim is no power of two, of the largest that fits, then of
+     * what is left, and so on. Keys that are quantized and their queries go through it: products
+     * stay, and no dimension is much larger than the others. */
     void (*hadamard)(float *x, size_t n_heads, size_t head_dim);
 
     /* The cache as kv.h lays it out, floats and halves at their natural addresses. One entry a type
@@ -71,8 +71,9 @@ typedef struct ern_kernels {
     void (*key_store[ERN_N_KV])(const float *x, size_t head_dim, void *row);
     void (*value_store[ERN_N_KV])(const float *x, size_t head_dim, void *row);
 
-    /* s[i][p] = scale * dot(query i, key p), s [n_tokens][s_stride], for the rows of q and n_pos keys from
-     * `k` on, where a group begins. Quantized types read q's int8 form, the others its floats. */
+    /* s[i][p] = scale * dot(query i, key p), s [n_tokens][s_stride], for the rows of q and n_pos
+     * keys from `k` on, where a group begins. Quantized types read q's int8 form, the others its
+     * floats. */
     void (*attn_scores[ERN_N_KV])(const ern_act *q, const void *k, size_t n_pos, size_t head_dim,
                                   float scale, float *s, size_t s_stride);
 

@@ -2,13 +2,13 @@
  *
  * Both walk tiles: a key or value that is loaded serves up to KERNELS_ATTN_Q queries.
  *
- * Scores of f16 and f32 keys take KERNELS_ATTN_P(nq) keys together, one 16-lane sum for each (query, key)
- * over the head's dimensions. Quantized keys lie in groups of 16 (src/kv.h), one a lane, and meet
- * queries in int8: the sum of 32 dimensions is exact, and then one fused multiply-add joins it to the
- * float sum, blocks in rising order.
+ * Scores of f16 and f32 keys take KERNELS_ATTN_P(nq) keys together, one 16-lane sum for each
+ * (query, key) over the head's dimensions. Quantized keys lie in groups of 16 (src/kv.h), one a
+ * lane, and meet queries in int8: the sum of 32 dimensions is exact, and then one fused
+ * multiply-add joins it to the float sum, blocks in rising order.
  *
- * In values, KERNELS_ATTN_D(nq) vectors of 16 dimensions of each query's output stay in registers while
- * the positions pass in rising order.
+ * In values, KERNELS_ATTN_D(nq) vectors of 16 dimensions of each query's output stay in registers
+ * while the positions pass in rising order.
  *
  * A result depends only on its own query: never on the tile it fell into. */
 
@@ -160,9 +160,9 @@ static ERN_INLINE V16 KN(load_value)(ern_kv kv, const unsigned char *row, size_t
     return KN(mul)(x, KN(set1)(ern_bf16_to_f32(scale)));
 }
 
-/* nd vectors of 16 dimensions from number d of each value and output; with nd 1, n of the 16. The first
- * of the passes over a block asks for whole rows ahead: decode at 16384 tokens on two Zen 5 cores, f16
- * 25 tokens/s without, 31 with (medians of 5 in turn), q8 32 in both. */
+/* nd vectors of 16 dimensions from number d of each value and output; with nd 1, n of the 16. The
+ * first of the passes over a block asks for whole rows ahead: decode at 16384 tokens on two Zen 5
+ * cores, f16 25 tokens/s without, 31 with (medians of 5 in turn), q8 32 in both. */
 static ERN_INLINE void KN(values_tile)(ern_kv kv, size_t nq, size_t nd, size_t n, const float *s,
                                        size_t s_stride, const unsigned char *v, size_t n_pos,
                                        size_t head_dim, size_t d, float *o, size_t o_stride)

@@ -1,9 +1,9 @@
-/* Rows of the cache from floats (src/kv.h), written once in lane operations: the rotation that spreads a
- * key's large dimensions over all of them, and rounding.
+/* Rows of the cache from floats (src/kv.h), written once in lane operations: the rotation that
+ * spreads a key's large dimensions over all of them, and rounding.
  *
  * Keys in q4 take the scale that holds their peak; a search for a better one changed nothing (demo
- * model, KL divergence 0.0125 with, 0.0129 without). Values, which have four bits only, take the best of
- * eight scales by squared error. */
+ * model, KL divergence 0.0125 with, 0.0129 without). Values, which have four bits only, take the
+ * best of eight scales by squared error. */
 
 static void KN(store_f16_row)(const float *x, size_t n, void *row)
 {
@@ -91,8 +91,8 @@ static void KN(store_key_q4)(const float *x, size_t n, void *row)
     }
 }
 
-/* How magnitudes are rounded to the levels of ern_w4_level: above `above` the level is `more` greater. The
- * table has 37 beside -36; 36.5 stands for both. */
+/* How magnitudes are rounded to the levels of ern_w4_level: above `above` the level is `more`
+ * greater. The table has 37 beside -36; 36.5 stands for both. */
 #define KERNELS_Q4_STEPS(STEP) \
     STEP(6.0f, 6.0f) STEP(12.0f, 6.0f) STEP(18.5f, 7.0f) STEP(25.5f, 7.0f) STEP(32.75f, 7.5f) \
     STEP(41.25f, 9.5f) STEP(53.0f, 14.0f)
@@ -121,8 +121,8 @@ static ERN_INLINE V16 KN(q4_code)(V16 x)
 
 #undef KERNELS_Q4_STEPS
 
-/* Squared error of the n real numbers of a block at this scale, in units of the peak, whose own square
- * may be no float. */
+/* Squared error of the n real numbers of a block at this scale, in units of the peak, whose own
+ * square may be no float. */
 static ERN_INLINE float KN(q4_error)(const V16 block[2], size_t n, float peak, uint16_t scale)
 {
     const V16 inverse = KN(kv_inverse)(scale, 1.0f);

@@ -248,9 +248,9 @@ static ERN_INLINE int32_t KN(quantize32)(V16 a, V16 b, V16 inv, int8_t *q)
 
 /* ---- Integer sums --------------------------------------------------------------------------- */
 
-/* vpmaddubsw adds pairs of products in 16 bits. q8 multiplies |code| by the activation with the code's
- * sign: 2 * 128 * 127 < 2^15. Codes of q4 are twice their five bits, 31 more than the number: two
- * quads may be added before they are widened, 4 * 62 * 127 < 2^15. */
+/* vpmaddubsw adds pairs of products in 16 bits. q8 multiplies |code| by the activation with the
+ * code's sign: 2 * 128 * 127 < 2^15. Codes of q4 are twice their five bits, 31 more than the
+ * number: two quads may be added before they are widened, 4 * 62 * 127 < 2^15. */
 typedef struct W16 {
     __m256i lo, hi;
 } W16;

@@ -140,8 +140,8 @@ static ERN_INLINE int32_t KN(quantize32)(V16 a, V16 b, V16 inv, int8_t *q)
 
 /* ---- Integer sums --------------------------------------------------------------------------- */
 
-/* vpdpbusd wants one side unsigned: codes of q8 are raised by 128, those of q4 are twice their five bits,
- * which is 31 more than the number. */
+/* vpdpbusd wants one side unsigned: codes of q8 are raised by 128, those of q4 are twice their five
+ * bits, which is 31 more than the number. */
 typedef __m512i W16;
 typedef __m512i K64;
 

@@ -2,7 +2,8 @@
  * kernels_lane_*.h repeat with their registers to the last bit.
  *
  * Rules that make this possible: a product that is added is one fused multiply-add; every other
- * operation rounds on its own; the sum of 16 lanes adds lane j + 8 to lane j, then j + 4, j + 2, j + 1. */
+ * operation rounds on its own; the sum of 16 lanes adds lane j + 8 to lane j, then j + 4, j + 2, j
+ * + 1. */
 
 typedef struct V16 {
     float lane[16];

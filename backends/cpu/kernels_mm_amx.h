@@ -6,17 +6,18 @@
  * block has its own integer tile, which goes through memory into 16 float sums a token.
  *
  * A chunk of blocks is decoded once and meets all tokens before the next; between chunks the float
- * sums wait in y. Blocks go in lots of KERNELS_LOT: the tiles of a lot are multiplied while the sums
- * of the lot before are added, which hides the 50 cycles from a tile's product to its stored sums.
+ * sums wait in y. Blocks go in lots of KERNELS_LOT: the tiles of a lot are multiplied while the
+ * sums of the lot before are added, which hides the 50 cycles from a tile's product to its stored
+ * sums.
  *
  * Counted for a Sapphire Rapids core, a block of 16 rows and 16 tokens, 8192 multiply-adds: tdpbssd
- * 16 cycles of its unit (a token a cycle; half its depth is unused), the stored sums 16 of the store
- * port, 48 vector operations on two ports 24, 56 lines and broadcasts on two load ports 28. The
- * AVX-512 tiles issue 272 vector operations on the two ports for it, 136 cycles.
+ * 16 cycles of its unit (a token a cycle; half its depth is unused), the stored sums 16 of the
+ * store port, 48 vector operations on two ports 24, 56 lines and broadcasts on two load ports 28.
+ * The AVX-512 tiles issue 272 vector operations on the two ports for it, 136 cycles.
  *
- * Measured, the count has not come true: on 16 virtual cores of a Sapphire Rapids one core reached 112
- * to 142 G multiply-adds/s in w4 at 32 and 128 tokens, 165 to 176 with the AVX-512 tiles, and whole
- * prefills scattered too much for a verdict, 0.8 to 2.2 times as fast in single pairs
+ * Measured, the count has not come true: on 16 virtual cores of a Sapphire Rapids one core reached
+ * 112 to 142 G multiply-adds/s in w4 at 32 and 128 tokens, 165 to 176 with the AVX-512 tiles, and
+ * whole prefills scattered too much for a verdict, 0.8 to 2.2 times as fast in single pairs
  * (bench/RESULTS.md). So the set is there by its name, and is not chosen. */
 
 #define KERNELS_TILE_TOKENS 16
@@ -26,7 +27,8 @@
 /* Fewer tokens than this are AVX-512's. */
 #define KERNELS_AMX_TOKENS 4
 
-/* Compilers take what AMX instructions read for less than it is: all stores before this are done. */
+/* Compilers take what AMX instructions read for less than it is: all stores before this are
+ * done. */
 #define KERNELS_STORES_DONE() __asm__ volatile("" : : : "memory")
 
 /* Tiles 0 and 1 are sums [nt][16], 2 and 3 activations [nt][32], 4 and 5 weights [8][16][4]. */
@@ -86,8 +88,9 @@ static ERN_INLINE void KN(multiply)(const int8_t *level, const int8_t *q, size_t
     _tile_dpbssd(1, 3, 5);
 }
 
-/* f [nt] += one block's sums [nt][16] by its scales. Unless the stride is new to the compiler, it keeps
- * 16 multiples of it, most of them in vector registers, and moving them costs more than adding up. */
+/* f [nt] += one block's sums [nt][16] by its scales. Unless the stride is new to the compiler, it
+ * keeps 16 multiples of it, most of them in vector registers, and moving them costs more than
+ * adding up. */
 static ERN_INLINE void KN(add_block)(size_t nt, const int32_t *sum, const unsigned char *scale,
                                      const float *d, size_t s_stride, __m512 *f)
 {

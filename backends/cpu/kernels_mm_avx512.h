@@ -1,12 +1,12 @@
 /* Products with w8 and w4 matrices for AVX-512 VNNI. Meaning: kernels_mm_base.h.
  *
- * 64 decoded bytes are 16 rows x 4 columns, one 32-bit lane a row, and vpdpbusd multiplies them with
- * 4 activations broadcast from memory. It wants one side unsigned, so levels are raised by 64 (w4) or
- * 128 (w8) and the block's sum starts at minus that many times the sum of the activations.
+ * 64 decoded bytes are 16 rows x 4 columns, one 32-bit lane a row, and vpdpbusd multiplies them
+ * with 4 activations broadcast from memory. It wants one side unsigned, so levels are raised by 64
+ * (w4) or 128 (w8) and the block's sum starts at minus that many times the sum of the activations.
  *
- * With several tokens a pair of groups shares each broadcast. Its tile of 2 groups x 8 tokens keeps the
- * float sums in memory, once a block, and still wins over 2 x 4. One Zen 5 server core, 3072 x 2560, G
- * multiply-adds/s at 8, 32 and 128 tokens, medians of 5 to 9 runs in turn:
+ * With several tokens a pair of groups shares each broadcast. Its tile of 2 groups x 8 tokens keeps
+ * the float sums in memory, once a block, and still wins over 2 x 4. One Zen 5 server core, 3072 x
+ * 2560, G multiply-adds/s at 8, 32 and 128 tokens, medians of 5 to 9 runs in turn:
  *
  *     w4 gcc    2 x 4   267 355 385   2 x 8   298 361 392
  *     w4 clang          280 375 411           291 375 409

@@ -1,14 +1,14 @@
 /* Products with w8 and w4 matrices for NEON with smmla. Meaning: kernels_mm_base.h.
  *
  * smmla multiplies 2 tokens x 8 columns with 2 rows x 8 columns. 16 decoded bytes are 4 rows x 4
- * columns, so two neighbouring vectors, zipped by 32-bit lanes, give two pairs of rows. A sum's lanes
- * are token 0 of rows 0 and 1, token 1 of rows 0 and 1, and stay so until the end.
+ * columns, so two neighbouring vectors, zipped by 32-bit lanes, give two pairs of rows. A sum's
+ * lanes are token 0 of rows 0 and 1, token 1 of rows 0 and 1, and stay so until the end.
  *
- * A tile is half a group, 8 rows, of up to 8 tokens: a code's decoding and zip then serve 4 pairs of
- * tokens. Vector instructions for a block of 16 rows and 8 tokens of w4: 128 smmla, 96 to decode, 32
- * to join pairs of tokens, 112 for the float sums; two sdot tiles of 4 tokens take 256, 128, 0 and
- * 112. All instructions in gcc's output: 710 against 960. Counted, not timed.
- * One token is a matter of memory, and sdot's (kernels_mm_neon.h). */
+ * A tile is half a group, 8 rows, of up to 8 tokens: a code's decoding and zip then serve 4 pairs
+ * of tokens. Vector instructions for a block of 16 rows and 8 tokens of w4: 128 smmla, 96 to
+ * decode, 32 to join pairs of tokens, 112 for the float sums; two sdot tiles of 4 tokens take 256,
+ * 128, 0 and 112. All instructions in gcc's output: 710 against 960. Counted, not timed. One token
+ * is a matter of memory, and sdot's (kernels_mm_neon.h). */
 
 /* Two vectors of 4 rows x 4 columns, left and right of each other, as pairs of rows. */
 static ERN_INLINE void KN(zip)(int8x16_t left, int8x16_t right, int8x16_t *pair)
@@ -37,8 +37,8 @@ static ERN_INLINE void KN(weights)(unsigned type, const unsigned char *code, siz
 /* An odd token is its own partner; the partner's sums are not stored. */
 #define KERNELS_PARTNER(p) (2 * (p) + 1 < nt ? 2 * (p) + 1 : 2 * (p))
 
-/* acc [pairs of tokens][4] += 8 rows x 32 columns. A loop that stays one: unrolled, gcc mixes its parts
- * until half of the sums live in memory. */
+/* acc [pairs of tokens][4] += 8 rows x 32 columns. A loop that stays one: unrolled, gcc mixes its
+ * parts until half of the sums live in memory. */
 static ERN_INLINE void KN(block)(unsigned type, size_t nt, const unsigned char *code, const int8_t *q,
                                  size_t q_stride, int32x4_t *acc)
 {

@@ -1,7 +1,8 @@
 /* Products with w8 and w4 matrices: from a range of groups to the tiles that an instruction set
  * provides as KN(tile). Weights of a group, or of a pair where KERNELS_PAIR_CASES is set, stay in
  * the cache while all tokens pass, in about equal shares of at most KERNELS_TOKENS
- * (KERNELS_PAIR_TOKENS). One token takes one group at a time: a single stream from memory is fastest. */
+ * (KERNELS_PAIR_TOKENS). One token takes one group at a time: a single stream from memory is
+ * fastest. */
 
 typedef void KN(tile_fn)(const kernels_group *first, const ern_act *a, size_t t0, float *y,
                          size_t y_stride);

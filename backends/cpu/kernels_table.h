@@ -1,5 +1,6 @@
-/* The table of one instruction set, after all its kernels. KERNELS_LANES names the set that lends the
- * kernels written in lanes, KERNELS_BYTES w8 and w4, KERNELS_CODES c4, c3 and c2; most have their own. */
+/* The table of one instruction set, after all its kernels. KERNELS_LANES names the set that lends
+ * the kernels written in lanes, KERNELS_BYTES w8 and w4, KERNELS_CODES c4, c3 and c2; most have
+ * their own. */
 #ifndef KERNELS_LANES
 #define KERNELS_LANES(name) KN(name)
 #endif

@@ -24,8 +24,8 @@ static ernie_kv_type cli_kv_type(const cli_context *cli, ernie_kv_type kv)
     return strcmp(name, "f32") == 0 ? ERNIE_KV_F32 : ERNIE_KV_F16;
 }
 
-/* The list of experts as --warm says, by default beside the model where people talk with it; NULL: none.
- * It lies in `text` or on the command line. */
+/* The list of experts as --warm says, by default beside the model where people talk with it; NULL:
+ * none. It lies in `text` or on the command line. */
 static const char *cli_warm_path(const cli_context *cli, const char *path, text_buffer *text)
 {
     const char *given = cli->options.warm;

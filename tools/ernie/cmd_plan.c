@@ -113,8 +113,8 @@ static int plan_check(plan_state *plan, uint64_t n_ctx)
 
 /* ---- A larger model ------------------------------------------------------------------------- */
 
-/* The file holds the first layers of a model of N: what grows with layers grows. The dense layers come
- * first and are all there. */
+/* The file holds the first layers of a model of N: what grows with layers grows. The dense layers
+ * come first and are all there. */
 static int plan_grow(plan_state *plan)
 {
     ernie_model_info *info = &plan->info;
@@ -162,7 +162,8 @@ static int plan_grow(plan_state *plan)
                     streaming_bytes_text((double)plan->least_bytes, least));
 }
 
-/* The layers that are there may well fit; opened so that they do not, the disk's speed can be seen. */
+/* The layers that are there may well fit; opened so that they do not, the disk's speed can be
+ * seen. */
 static int plan_open(plan_state *plan)
 {
     cli_context *cli = plan->cli;
