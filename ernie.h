@@ -197,8 +197,9 @@ ERNIE_API ernie_model_options ernie_model_options_init(void);
 
 /* Which expert gives way to another one. */
 typedef enum ernie_stream_policy {
-    ERNIE_STREAM_LRU = 0,  /* the one used longest ago */
-    ERNIE_STREAM_LFRU = 1, /* by age in steps that double; among equals the one used less often */
+    ERNIE_STREAM_DEFAULT = 0, /* LFRU */
+    ERNIE_STREAM_LRU = 1,     /* the one used longest ago */
+    ERNIE_STREAM_LFRU = 2,    /* by age in steps that double; among equals the one used less often */
     ERNIE_STREAM_FORCE_INT = 0x7fffffff
 } ernie_stream_policy;
 
@@ -340,7 +341,8 @@ ERNIE_API ernie_status ernie_model_read_rate(const ernie_model *model, double se
 /* Check every checksum of the file: header, sections, each tensor, each expert. Reads all of it.
  * Returns ERNIE_OK, ERNIE_CORRUPT (names the first damaged record and its offset), ERNIE_FORMAT (the
  * header has changed since the model was opened), ERNIE_CANCELLED (the progress callback or flag said
- * so). The model stays usable. Any thread. */
+ * so); for a streamed model, which takes an expert's memory meanwhile, also ERNIE_IO and ERNIE_NO_MEMORY.
+ * The model stays usable. Any thread. */
 ERNIE_API ernie_status ernie_model_verify(const ernie_model *model, ernie_progress_fn progress,
                                           void *user, ernie_cancel *cancel, ernie_error *error);
 

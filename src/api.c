@@ -71,7 +71,7 @@ static ernie_status api_stream_options(ernie_stream_options *o, const ernie_stre
     ERN_FAIL_IF(o->n_readers > 64, error, ERNIE_INVALID, "%u readers exceed the limit of 64",
                 o->n_readers);
     ERN_FAIL_IF((unsigned)o->policy > ERNIE_STREAM_LFRU, error, ERNIE_INVALID,
-                "streaming policy %u is unknown; known are 0 and 1", (unsigned)o->policy);
+                "streaming policy %u is unknown; known are 0 to 2", (unsigned)o->policy);
     return ERNIE_OK;
 }
 

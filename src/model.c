@@ -105,6 +105,17 @@ static ernie_status model_plan(ernie_model *m, const ern_header *header, uint64_
     return status;
 }
 
+/* What is resident was decided by a header that was read before: only if it still is the same,
+ * everything that it speaks of is there. */
+static ernie_status model_check_unchanged(const ernie_model *m, const ern_header *header,
+                                          ernie_error *error)
+{
+    ERN_FAIL_IF(memcmp(m->view.data, header, sizeof *header) != 0, error, ERNIE_IO,
+                "the model's header, its first %zu bytes, changed while it was opened",
+                sizeof *header);
+    return ERNIE_OK;
+}
+
 /* The header decides how the rest is held. */
 static ernie_status model_open_path(ernie_model *m, const char *path, const ernie_model_options *o,
                                     ernie_error *error)
@@ -120,15 +131,16 @@ static ernie_status model_open_path(ernie_model *m, const char *path, const erni
     }
     ern_file_in_close(in);
     if (status != ERNIE_OK) return status;
-    m->n_bytes = n_bytes;
-    if (!plan.streams)
-        return ern_file_view_open(&m->view, path, o->no_mmap, &m->allocator, o->progress,
-                                  o->progress_user, o->cancel, error);
-    status = ern_file_in_open(&in, path, &m->allocator, &n_bytes, error);
-    if (status == ERNIE_OK)
-        status = model_read_in(m, NULL, in, plan.resident_bytes, o, error);
+    if (!plan.streams) {
+        status = ern_file_view_open(&m->view, path, o->no_mmap, &m->allocator, o->progress,
+                                    o->progress_user, o->cancel, error);
+        m->n_bytes = m->view.n_bytes;
+        return status;
+    }
+    status = ern_file_in_open(&in, path, &m->allocator, &m->n_bytes, error);
+    if (status == ERNIE_OK) status = model_read_in(m, NULL, in, plan.resident_bytes, o, error);
     ern_file_in_close(in);
-    return status;
+    return status == ERNIE_OK ? model_check_unchanged(m, &header, error) : status;
 }
 
 static ernie_status model_open_source(ernie_model *m, const ernie_source *source,
@@ -142,8 +154,8 @@ static ernie_status model_open_source(ernie_model *m, const ernie_source *source
         if (status == ERNIE_OK) status = model_plan(m, &header, source->n_bytes, o, &plan, error);
     }
     m->n_bytes = source->n_bytes;
-    return status == ERNIE_OK ? model_read_in(m, source, NULL, plan.resident_bytes, o, error)
-                              : status;
+    if (status == ERNIE_OK) status = model_read_in(m, source, NULL, plan.resident_bytes, o, error);
+    return status == ERNIE_OK && plan.streams ? model_check_unchanged(m, &header, error) : status;
 }
 
 static ernie_status model_open_bytes(ernie_model *m, const model_origin *from,
@@ -185,7 +197,8 @@ static ernie_status model_open_experts(ernie_model *m, const model_origin *from,
                                           .log = &m->log,
                                           .n_readers = model_n_readers(s),
                                           .buffered = s->buffered,
-                                          .policy = (ern_policy)s->policy,
+                                          .policy = s->policy == ERNIE_STREAM_LRU ? ERN_POLICY_LRU
+                                                                                  : ERN_POLICY_LFRU,
                                           .io_limit = (double)s->io_limit,
                                           .io_latency = 1e-6 * s->io_latency_us };
     if (!m->streams) return ERNIE_OK;
@@ -214,8 +227,8 @@ ERN_FN uint64_t ern_model_slots(const ernie_model *m, uint64_t more)
     return low;
 }
 
-/* The spare memory goes first, then slots, down to half of those that a session asks for. The budget's
- * lock is held. */
+/* The spare memory goes first, then slots, down to half of those that a session asks for. The
+ * budget's lock is held. */
 static ernie_status model_make_room(const ernie_model *m, uint64_t n_bytes, ernie_error *error)
 {
     const uint64_t n = ern_model_slots(m, 0), now = ern_experts_n_slots(m->experts);

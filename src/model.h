@@ -67,13 +67,15 @@ static ERN_INLINE const ern_weights *ern_model_weights(const ernie_model *model)
 /* Bytes that model and sessions hold, experts on slots not counted. */
 ERN_FN uint64_t ern_model_held(const ernie_model *model);
 
-/* The most slots that fit under the ceiling once `more` bytes are taken and what is lent (or some spare
- * memory) stays free; 0 when even that is too much. The budget's lock is held. */
+/* The most slots that fit under the ceiling once `more` bytes are taken and what is lent (or
+ * some spare memory) stays free; 0 when even that is too much. The budget's lock is held. */
 ERN_FN uint64_t ern_model_slots(const ernie_model *model, uint64_t more);
 
-/* Before a call takes memory that it will give back, much of it: experts make room where the ceiling asks
- * for it, and get it back. ERNIE_NO_MEMORY when too few would stay. A model in memory lends nothing. */
-ERN_FN ernie_status ern_model_borrow(const ernie_model *model, uint64_t n_bytes, ernie_error *error);
+/* Before a call takes memory that it will give back, much of it: experts make room where the
+ * ceiling asks for it, and get it back. ERNIE_NO_MEMORY when too few would stay. A model in
+ * memory lends nothing. */
+ERN_FN ernie_status ern_model_borrow(const ernie_model *model, uint64_t n_bytes,
+                                     ernie_error *error);
 ERN_FN void ern_model_give_back(const ernie_model *model, uint64_t n_bytes);
 
 /* Ids from here on are padding rows of the vocabulary and never sampled. */

@@ -43,8 +43,8 @@ static bool plan_is_header(const ern_header *h)
            && ern_hparams_check(&h->hparams, NULL) == ERNIE_OK;
 }
 
-/* What a session takes and the model's tables, never too little: what is planned to be in memory must
- * find room there. Keys and values exactly; activations by the widths of what a layer computes. The
+/* What a session takes and the model's tables, never too little: what is planned to be in memory
+ * must find room there. Keys and values exactly; activations by the widths of what a layer computes. The
  * backend's own plan decides when the session is created. */
 static uint64_t plan_session_bytes(const ern_hparams *hp, const ern_plan_session *session)
 {
@@ -82,8 +82,8 @@ static ernie_status plan_refuse(const ern_plan *plan, uint64_t held, const char 
     uint64_t enough = UINT64_MAX;
     if (!ern_add_u64(&enough, held, plan->session_bytes)) enough = UINT64_MAX;
     return ern_error_set(error, ERNIE_NO_MEMORY,
-                         "a ceiling of %s is too low: %s take %s, and a session some more; %s would "
-                         "do; a model of fewer bits needs less",
+                         "a ceiling of %s is too low: %s take %s, and a session some more; %s "
+                         "would do; a model of fewer bits needs less",
                          ern_bytes(plan->ceiling).text, why, ern_bytes(held).text,
                          ern_bytes_up(enough).text);
 }

@@ -215,6 +215,27 @@ static void kernels_pack_key_q4(const int8_t five[ERN_KV_BLOCK], unsigned char c
 #define W16 KN(w16)
 #define K64 KN(k64)
 
+/* a * b + c, rounded once. The C library of mingw-w64 rounds twice, so there the sum of the exact product
+ * is rounded to odd, which a second rounding cannot spoil. */
+static ERN_INLINE float kernels_fmaf(float a, float b, float c)
+{
+#ifdef _WIN32
+    const double product = (double)a * b;
+    double sum = product + c;
+    const double seen = sum - product;
+    const double lost = (product - (sum - seen)) + (c - seen);
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    if (lost == lost && lost != 0 && !(bits & 1)) {
+        bits += (lost > 0) == (sum > 0) ? 1 : UINT64_MAX;
+        memcpy(&sum, &bits, sizeof sum);
+    }
+    return (float)sum;
+#else
+    return fmaf(a, b, c);
+#endif
+}
+
 #define KN(name) kernels_##name##_base
 #define KERNELS_NAME "base"
 #define KERNELS_ATTN_Q 1

@@ -113,7 +113,7 @@ static ERN_INLINE V16 KN(div)(V16 a, V16 b)
 /* a * b + c, rounded once. */
 static ERN_INLINE V16 KN(fma)(V16 a, V16 b, V16 c)
 {
-    KERNELS_EACH c.lane[j] = fmaf(a.lane[j], b.lane[j], c.lane[j]);
+    KERNELS_EACH c.lane[j] = kernels_fmaf(a.lane[j], b.lane[j], c.lane[j]);
     return c;
 }
 
@@ -176,8 +176,8 @@ static ERN_INLINE V16 KN(rotate)(V16 x, V16 cs)
     V16 y;
     for (size_t j = 0; j < 16; j += 2) {
         const float a = x.lane[j], b = x.lane[j + 1], c = cs.lane[j], s = cs.lane[j + 1];
-        y.lane[j] = fmaf(a, c, -(b * s));
-        y.lane[j + 1] = fmaf(b, c, a * s);
+        y.lane[j] = kernels_fmaf(a, c, -(b * s));
+        y.lane[j + 1] = kernels_fmaf(b, c, a * s);
     }
     return y;
 }

@@ -14,7 +14,7 @@ static float kernels_dot_base(const kernels_group *g, unsigned type, unsigned r,
         int32_t isum = 0;
         for (unsigned c = 0; c < 32; c++) isum += ern_block_level(type, code, r, c) * q[c];
         const float w = (float)ern_block_scale(type, g->scale, b, r);
-        acc = fmaf((float)isum, w * a->q_scale[t * a->s_stride + b], acc);
+        acc = kernels_fmaf((float)isum, w * a->q_scale[t * a->s_stride + b], acc);
     }
     return acc * g->row_scale[r];
 }

@@ -1,6 +1,7 @@
-/* Disks that fail under a streamed model: one failure is passed over, two are named and leave the session
- * what it held; files that are damaged or cut off while they are read; every allocation and every system
- * call; the list of experts on a full disk, damaged, foreign, and its writer killed. */
+/* Disks that fail under a streamed model: one failure is passed over, two are named and leave
+ * the session what it held; files that are damaged or cut off while they are read; every
+ * allocation and every system call; the list of experts on a full disk, damaged, foreign, and
+ * its writer killed. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -205,6 +206,38 @@ static void files_that_change_are_named(void **state)
         ernie_session_free(session);
         ernie_model_close(model);
     }
+}
+
+/* A source whose header is another one each time: what was planned by one is not there by the
+ * other. */
+typedef struct turncoat {
+    unsigned n_reads;
+    ern_header first; /* the first read's header */
+} turncoat;
+
+static int turncoat_read(void *user, uint64_t offset, void *buffer, size_t n)
+{
+    turncoat *t = user;
+    if (offset > disk.n_bytes || n > disk.n_bytes - offset) return 1;
+    memcpy(buffer, disk.image + offset, n);
+    if (t->n_reads++ == 0) memcpy(buffer, &t->first, sizeof t->first);
+    return 0;
+}
+
+static void headers_that_change_are_named(void **state)
+{
+    turncoat t = { .first = *disk.format.header };
+    const ernie_source source = { turncoat_read, disk.n_bytes, &t };
+    const stream_how how = stream_from(NULL, &source);
+    ern_section *s = t.first.section;
+    ernie_model *model = (ernie_model *)8;
+    (void)state;
+    for (unsigned i = 0; i < ERN_SECTION_EXPERTS; i++) s[i].offset = s[i].n_bytes = 0;
+    s[ERN_SECTION_EXPERTS].offset = ERN_HEADER_BYTES; /* nothing else is resident, then */
+    s[ERN_SECTION_EXPERTS].n_bytes = disk.n_bytes - ERN_HEADER_BYTES;
+    FAILS(ERNIE_IO, stream_try(&model, &how, disk.n_bytes + ERN_PLAN_SPARE, &error),
+          "changed while it was opened");
+    assert_null(model);
 }
 
 /* ---- Allocations and system calls ---------------------------------------------------------- */
@@ -495,6 +528,7 @@ int main(void)
         T(two_bad_reads_are_named),
         T(generating_ends_with_the_name),
         T(files_that_change_are_named),
+        T(headers_that_change_are_named),
         T(every_request_for_memory_fails),
         T(every_system_call_fails),
         T(lists_that_cannot_be_written),

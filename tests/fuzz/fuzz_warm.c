@@ -1,6 +1,7 @@
-/* Can the bytes of a list of experts hurt its reader? Half of the inputs get this model's identity and a
- * right checksum first, so that the fuzzer reaches what lies behind them. What a list that is taken
- * brings into memory is what the file holds; a list that is refused changes nothing. */
+/* Can the bytes of a list of experts hurt its reader? Half of the inputs get this model's
+ * identity and a right checksum first, so that the fuzzer reaches what lies behind them. What a
+ * list that is taken brings into memory is what the file holds; a list that is refused changes
+ * nothing. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif

@@ -1,6 +1,6 @@
-/* Models whose experts come from disk, for tests of whole sessions: a shape with experts enough, the
- * ceiling that leaves room for so many of them, and what a session says. Needs cmocka and fake_disk.h
- * and test_session.h before it. */
+/* Models whose experts come from disk, for tests of whole sessions: a shape with experts enough,
+ * the ceiling that leaves room for so many of them, and what a session says. Needs cmocka and
+ * fake_disk.h and test_session.h before it. */
 #ifndef STREAM_MODEL_H
 #define STREAM_MODEL_H
 
@@ -43,8 +43,8 @@ static inline stream_how stream_from(const char *path, const ernie_source *sourc
     return how;
 }
 
-/* Planned for a session as large as can be, so that no ceiling near the file's size is enough to have
- * all of the model in memory. */
+/* Planned for a session as large as can be, so that no ceiling near the file's size is enough to
+ * have all of the model in memory. */
 static inline ernie_status stream_try(ernie_model **model, const stream_how *how, uint64_t memory,
                                       ernie_error *error)
 {
@@ -80,7 +80,8 @@ static inline uint64_t stream_file_bytes(const stream_how *how)
     return (uint64_t)n;
 }
 
-/* The ceiling under which n_sessions of how->session leave room for n_slots experts, to the byte. */
+/* The ceiling under which n_sessions of how->session leave room for n_slots experts, to the
+ * byte. */
 static inline uint64_t stream_ceiling(const stream_how *how, uint32_t n_sessions, uint32_t n_slots)
 {
     stream_how quiet = *how;

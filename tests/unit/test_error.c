@@ -173,6 +173,27 @@ static void cancel_flag_is_seen(void **state)
     assert_true(ern_cancelled(&cancel));
 }
 
+static void sizes_in_words(void **state)
+{
+    static const struct {
+        uint64_t n;
+        const char *near, *up;
+    } cases[] = { { 0, "0 bytes", "0 bytes" },
+                  { 999, "999 bytes", "999 bytes" },
+                  { 1000, "0.001 MB", "0.001 MB" },
+                  { 1001, "0.001 MB", "0.002 MB" },
+                  { 999001, "0.999 MB", "1.0 MB" },
+                  { 24600000, "24.6 MB", "24.6 MB" },
+                  { 24600001, "24.6 MB", "24.7 MB" },
+                  { 999999999, "1000.0 MB", "1.00 GB" },
+                  { 11850000001, "11.85 GB", "11.86 GB" } };
+    (void)state;
+    for (size_t i = 0; i < ERN_COUNT(cases); i++) {
+        assert_string_equal(ern_bytes(cases[i].n).text, cases[i].near);
+        assert_string_equal(ern_bytes_up(cases[i].n).text, cases[i].up);
+    }
+    assert_string_equal(ern_bytes_up(UINT64_MAX).text, ern_bytes(UINT64_MAX).text);
+}
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -185,6 +206,7 @@ int main(void)
         cmocka_unit_test(options_without_initialiser),
         cmocka_unit_test(log_reaches_the_listener),
         cmocka_unit_test(cancel_flag_is_seen),
+        cmocka_unit_test(sizes_in_words),
     };
     return cmocka_run_group_tests_name("error", tests, NULL, NULL);
 }

@@ -344,7 +344,8 @@ static void verify_finds_what_is_wrong(void **state)
     OK(ernie_model_verify(model, NULL, NULL, NULL, &error));
 
     long left = 5;
-    FAILS(ERNIE_CANCELLED, ernie_model_verify(model, count_progress, &left, NULL, &error), "cancelled");
+    FAILS(ERNIE_CANCELLED, ernie_model_verify(model, count_progress, &left, NULL, &error),
+          "cancelled");
     ernie_cancel cancel = { 1 };
     FAILS(ERNIE_CANCELLED, ernie_model_verify(model, NULL, NULL, &cancel, &error), "cancelled");
     OK(ernie_session_feed(session, prompt, 20, &error));
@@ -352,8 +353,8 @@ static void verify_finds_what_is_wrong(void **state)
     ernie_model_close(model);
 }
 
-/* An expert's padding is nobody's weights: a damaged one computes all the same. Opening with `verify`
- * finds it. */
+/* An expert's padding is nobody's weights: a damaged one computes all the same. Opening with
+ * `verify` finds it. */
 static void opening_may_verify(void **state)
 {
     (void)state;

@@ -1,6 +1,6 @@
-/* The ceiling: what the allocator gives never exceeds it, whatever is called; ceilings that are too low
- * are refused with one that would do, and that one does; from the least on every ceiling works. The last
- * test asks the system what the process takes (Linux only). */
+/* The ceiling: what the allocator gives never exceeds it, whatever is called; ceilings that are
+ * too low are refused with one that would do, and that one does; from the least on every ceiling
+ * works. The last test asks the system what the process takes (Linux only). */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -200,8 +200,8 @@ static void check_ladder(const stream_how *how, uint64_t step)
     assert_true(worked && !streamed);
 }
 
-/* From the least ceiling on all of them work, up to where the model is in memory; below it each refusal
- * names one that works. */
+/* From the least ceiling on all of them work, up to where the model is in memory; below it each
+ * refusal names one that works. */
 static void every_ceiling_works_or_names_one_that_does(void **state)
 {
     stream_how how = stream_from(file_path, NULL);

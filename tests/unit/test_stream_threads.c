@@ -1,6 +1,6 @@
-/* Streamed models on several threads: sessions that share few slots say what each says alone, while
- * others come and go and the cache shrinks and grows; a step that waits for the disk stops at once when it
- * is asked to. */
+/* Streamed models on several threads: sessions that share few slots say what each says alone,
+ * while others come and go and the cache shrinks and grows; a step that waits for the disk stops
+ * at once when it is asked to. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -135,8 +135,8 @@ static void four_sessions_share_few_slots(void **state)
     share(4, 30, &how);
 }
 
-/* While two speak, sessions of all sizes are created, forked and freed, the model is verified and the
- * disk measured, each of which takes memory from the experts. */
+/* While two speak, sessions of all sizes are created, forked and freed, the model is verified
+ * and the disk measured, each of which takes memory from the experts. */
 static void sessions_come_and_go(void **state)
 {
     stream_how how = stream_from(NULL, &disk.source);

@@ -44,8 +44,8 @@ static ernie_stream_options cli_stream(const cli_context *cli)
     stream.n_readers = o->n_readers;
     stream.buffered = o->buffered;
     stream.look_ahead = o->look_ahead;
-    stream.policy = o->policy && strcmp(o->policy, "lfru") == 0 ? ERNIE_STREAM_LFRU
-                                                                : ERNIE_STREAM_LRU;
+    stream.policy =
+        o->policy && strcmp(o->policy, "lru") == 0 ? ERNIE_STREAM_LRU : ERNIE_STREAM_LFRU;
     stream.io_limit = (uint64_t)(1e9 * (double)o->io_limit);
     stream.io_latency_us = o->io_latency_us;
     return stream;

@@ -207,7 +207,7 @@ static int plan_replay(plan_state *plan)
 {
     cli_context *cli = plan->cli;
     const char *path = cli->options.replay;
-    const bool lfru = cli->options.policy && strcmp(cli->options.policy, "lfru") == 0;
+    const bool lru = cli->options.policy && strcmp(cli->options.policy, "lru") == 0;
     const ernie_model_info *info = &plan->info;
     ern_trace trace = { 0 };
     ern_replay *replay = NULL;
@@ -220,7 +220,7 @@ static int plan_replay(plan_state *plan)
     const uint32_t n_layers = trace.head.n_layers, n_experts = trace.head.n_experts;
     if (status == ERNIE_OK && ours) status = ern_replay_open(&replay, &trace, &error);
     if (status == ERNIE_OK && ours)
-        status = ern_replay_run(replay, lfru ? ERN_REPLAY_LFRU : ERN_REPLAY_LRU,
+        status = ern_replay_run(replay, lru ? ERN_REPLAY_LRU : ERN_REPLAY_LFRU,
                                 plan->n_slots ? plan->n_slots : 1, NULL, NULL, &result, &error);
     ern_replay_close(replay);
     ern_trace_close(&trace);

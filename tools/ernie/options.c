@@ -157,9 +157,9 @@ static const option_row option_rows[] = {
       "read experts through the system's page cache instead of past it" },
     { "look-ahead", 0, NULL, OPTION_FLAG, SESSIONS, AT(look_ahead), 0, 0, NULL,
       "while the disk is idle read the experts that the next layer will probably choose" },
-    { "policy", 0, "NAME", OPTION_CHOICE, SESSIONS, AT(policy), 0, 0, "lru|lfru",
+    { "policy", 0, "NAME", OPTION_CHOICE, PLANNED, AT(policy), 0, 0, "lru|lfru",
       "which expert gives way to another: lru, the one used longest ago, or lfru, among those of an age "
-      "the one used less often [lru]" },
+      "the one used less often [lfru]" },
     { "warm", 0, "FILE", OPTION_TEXT, SESSIONS, AT(warm), 0, 0, NULL,
       "list of the experts that memory held last, read at the start and written at the end; none for "
       "no list [MODEL.warm in run and chat, else none]" },
