@@ -121,8 +121,10 @@ def chat_answers_and_leaves():
 
 
 def chat_says_what_it_read():
-    t = Terminal("chat", MODEL, "-n", "4", "--logit-bias", "2=-inf", "--ctx", "256", "--memory",
-                 "11M", "--warm", "none", "--threads", "2")
+    make = [PROGRAM, "synth", "deep.ernie", "--shape", "demo", "--type", "w4", "-q"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+    t = Terminal("chat", "deep.ernie", "-n", "4", "--logit-bias", "2=-inf", "--ctx", "256",
+                 "--memory", "18M", "--warm", "none", "--threads", "2")
     at = t.wait_for("> ")
     for line in ("hello", "again"):
         t.type(line + "\r")
