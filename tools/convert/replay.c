@@ -329,11 +329,27 @@ static bool replay_go_on(replay_watch *watch, const replay_group *group)
     return watch->progress("replaying", watch->done, watch->total, watch->user) == 0;
 }
 
+/* Where the second half of the decoded tokens begins. */
+static const replay_group *replay_halfway(const ern_replay *r)
+{
+    size_t n_decoded = 0, seen = 0;
+    const replay_group *g = r->groups;
+    for (size_t i = 0; i < r->n_groups; i++) n_decoded += g[i].decoded;
+    while (seen < n_decoded / 2) seen += g++->decoded;
+    return g;
+}
+
 static bool replay_walk_rules(replay_cache *c, replay_watch *watch, ern_replay_result *result)
 {
     const ern_replay *r = c->replay;
+    const replay_group *halfway = replay_halfway(r);
     for (const replay_group *g = r->groups; g < r->groups + r->n_groups; g++) {
+        const ern_replay_count before = result->decoded;
         replay_group_step(c, g, g->decoded ? &result->decoded : &result->prompt);
+        if (g >= halfway) {
+            result->later.n_pins += result->decoded.n_pins - before.n_pins;
+            result->later.n_hits += result->decoded.n_hits - before.n_hits;
+        }
         if (!replay_go_on(watch, g)) return false;
     }
     return true;

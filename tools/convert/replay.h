@@ -22,6 +22,8 @@ typedef struct ern_replay_count {
 
 typedef struct ern_replay_result {
     ern_replay_count decoded, prompt;
+    ern_replay_count later; /* of decoded, the second half of the tokens: the cache is full by then.
+                               Not counted by OPT */
 } ern_replay_result;
 
 /* How tokens choose. Each run of tokens at consecutive positions, decoded or a prompt's, counts on

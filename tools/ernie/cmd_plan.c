@@ -203,7 +203,7 @@ static double plan_speed(const plan_state *plan, double hits)
     return cost_tokens_per_second(&cost, (1 - hits) * used);
 }
 
-/* What the tokens of a trace would have found in so many slots. */
+/* What the later tokens of a trace would have found in so many slots. */
 static int plan_replay(plan_state *plan)
 {
     cli_context *cli = plan->cli;
@@ -212,7 +212,7 @@ static int plan_replay(plan_state *plan)
     const ernie_model_info *info = &plan->info;
     ern_trace trace = { 0 };
     ern_replay *replay = NULL;
-    ern_replay_result result = { { 0 }, { 0 } };
+    ern_replay_result result = { 0 };
     ernie_error error;
     ernie_status status = ern_trace_open(&trace, path, NULL, &error);
     const bool ours =
@@ -230,10 +230,10 @@ static int plan_replay(plan_state *plan)
         return cli_fail(cli, CLI_FAILED,
                         "%s: traces %u layers of %u experts, the model has %u of %u", path,
                         n_layers, n_experts, info->n_moe_layers, info->n_experts);
-    if (result.decoded.n_pins == 0)
+    if (result.later.n_pins == 0)
         return cli_fail(cli, CLI_FAILED, "%s: holds no decoded tokens", path);
     plan->hits_low = plan->hits_high =
-        (double)result.decoded.n_hits / (double)result.decoded.n_pins;
+        (double)result.later.n_hits / (double)result.later.n_pins;
     return CLI_OK;
 }
 

@@ -192,7 +192,7 @@ const cli_command cli_commands[] = {
       "predicts how fast tokens are decoded after 512 others. How often an expert will be in\n"
       "memory depends on the text: from as often as if all were chosen alike to as often as where\n"
       "half of a token's experts were chosen by the token before. With --replay it is what the\n"
-      "choices of your own text, traced before, would have found there.\n\n"
+      "later half of the tokens in TRACE, your own text perhaps, would have found there.\n\n"
       "With --layers MODEL stands for a larger model of the same shape: a few layers made by\n"
       "\"ernie synth\" are enough to plan for all.\n\n"
       "The JSON object of --json holds name, bytes (of the file), streams (experts come from\n"
