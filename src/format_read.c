@@ -486,8 +486,7 @@ ERN_FN ernie_status ern_format_read(ern_format *format, const unsigned char *dat
     ERN_ASSERT(((uintptr_t)data & 63) == 0);
     *format = (ern_format){ 0 };
     ERN_FAIL_IF(n_bytes >= 4 && memcmp(data, "GGUF", 4) == 0, error, ERNIE_FORMAT,
-                "is a GGUF file, not an .ernie model; those are converted from safetensors "
-                "checkpoints (the -PT layout)");
+                "is a GGUF file, not an .ernie model; ernie convert makes one of it");
     ERN_FAIL_IF(
         n_bytes < sizeof ERN_MAGIC - 1 || memcmp(data, ERN_MAGIC, sizeof ERN_MAGIC - 1) != 0, error,
         ERNIE_FORMAT, "not an .ernie model file: its %llu bytes do not begin with the magic",

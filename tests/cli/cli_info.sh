@@ -62,7 +62,7 @@ bad 1 "info: $PWD: is a directory, expected a file" info "$PWD"
 printf 'GGUF\003\0\0\0' >x.gguf
 for command in info verify chat 'run -p x'; do
     # shellcheck disable=SC2086
-    bad 1 'x.gguf: is a GGUF file, not an .ernie model; those are converted from safetensors' $command x.gguf
+    bad 1 'x.gguf: is a GGUF file, not an .ernie model; ernie convert makes one of it' $command x.gguf
 done
 name=$(printf 'new\nline')
 bad 1 'new?line' info "$name"
