@@ -148,7 +148,8 @@ static const option_row option_rows[] = {
     { "kv", 0, "TYPE", OPTION_CHOICE, COMMAND_LOGITS, AT(kv), 0, 0, "f16|f32|q8|q4",
       "type of the cached keys and values: f16, f32, q8 or q4 [f32]" },
     { "memory", 0, "SIZE", OPTION_SIZE, PLANNED, AT(memory), 0, 0, NULL,
-      "take at most SIZE, such as 512M or 4G, weights, keys, values and all: a model with experts that "
+      "take at most SIZE, such as 512M or 4G (M is 2^20 bytes, G 2^30), weights, keys, values and "
+      "all: a model with experts that "
       "does not fit reads them from its file when they are chosen and keeps as many as there is room for "
       "[what is free, less a reserve]" },
     { "readers", 0, "N", OPTION_COUNT, PLANNED, AT(n_readers), 1, 64, NULL,
