@@ -241,7 +241,8 @@ ERNIE_API ernie_stream_options ernie_stream_options_init(void);
  * experts is read into memory now, the experts are read when they are chosen, and as many as fit
  * are kept (from the first session on, which takes its own memory first). Results are the same to
  * the last bit. The file must stay as it is while the model is open. A model without experts, or
- * one that cannot work even so, is refused with ERNIE_NO_MEMORY and the least that works.
+ * one that cannot work even so, is refused with ERNIE_NO_MEMORY and a ceiling that works (the least
+ * is known once a model is open: ernie_memory.least_bytes).
  *
  * Returns ERNIE_OK, ERNIE_INVALID (NULL argument, options without a size), ERNIE_IO (cannot be
  * opened or read), ERNIE_FORMAT (not a model file, or its numbers contradict each other),
