@@ -177,8 +177,9 @@ static void session_warm(const ernie_model *model)
     ernie_error error;
     if (!model->warm_path || model->budget->warmed) return;
     model->budget->warmed = true;
-    if (ern_experts_load(model->experts, model->warm_path, &error) != ERNIE_OK)
-        ern_log_write(&model->log, ERNIE_LOG_INFO, "no experts are read ahead: %s", error.message);
+    if (ern_experts_load(model->experts, model->warm_path, &error) == ERNIE_OK) return;
+    ern_log_write(&model->log, error.code == ERNIE_IO ? ERNIE_LOG_INFO : ERNIE_LOG_WARN,
+                  "no experts are read ahead: %s", error.message);
 }
 
 /* ---- Creation ------------------------------------------------------------------------------ */

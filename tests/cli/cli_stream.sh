@@ -136,6 +136,11 @@ answers --memory 20M --warm damaged
 answers --memory 20M --warm empty
 { head -c 60 list && printf 'xxxx' && tail -c +65 list; } >flipped
 answers --memory 20M --warm flipped
+printf 'no list at all' >damaged
+ok run $MODEL --ids $IDS -n 2 --ctx 512 --threads 2 --memory 20M --warm damaged
+says err 'note: no experts are read ahead: '
+ok run $MODEL --ids $IDS -n 2 --ctx 512 --threads 2 --memory 20M --warm nowhere/list
+says err 'note: the list of experts was not kept: .*nowhere'
 answers --memory 20M --warm nowhere/list
 absent nowhere
 checked
@@ -206,7 +211,7 @@ for r in records:
     if r["name"].startswith("layers.2.experts."): data[r["offset"] + 100] ^= 1
 open("broken.ernie", "wb").write(data)
 SCRIPT
-    bad 1 'layer 2' run broken.ernie --ids 5 -n 1 --ctx 512 --threads 2 --memory 20M --warm none
+    bad 1 'layer 2' run broken.ernie --ids 5 -n 1 --ctx 512 --threads 2 --memory 20M --warm none -q
     says err 'expert [0-9]+'
     bad 1 'layers.2.experts.0' verify broken.ernie
     ok plan broken.ernie --ctx 512 --threads 2 --memory 20M --no-probe

@@ -62,6 +62,15 @@ static uint64_t cli_ceiling(const cli_context *cli, const char *pages)
     return strcmp(pages, "auto") == 0 ? 0 : ERNIE_MEMORY_UNLIMITED;
 }
 
+/* What the library warns of is worth a line; the rest of its log is not. */
+static void cli_warn(ernie_log_level level, const char *line, void *user)
+{
+    cli_context *cli = user;
+    if (level != ERNIE_LOG_WARN) return;
+    progress_erase(&cli->bar);
+    cli_note(cli, "note: %s", line);
+}
+
 int cli_open_model_at(cli_context *cli, const char *path, ernie_model **model)
 {
     ernie_model_options options = ERNIE_MODEL_OPTIONS_INIT;
@@ -79,6 +88,8 @@ int cli_open_model_at(cli_context *cli, const char *path, ernie_model **model)
     options.stream = &stream;
     options.cpu = cli->options.cpu;
     options.backend = cli->options.backend;
+    options.log = cli_warn;
+    options.log_user = cli;
     options.progress = progress_update;
     options.progress_user = &cli->bar;
     options.cancel = interrupt_flag();

@@ -71,6 +71,8 @@ static void plan_count_records(plan_state *plan)
         plan->n_experts += is == PLAN_EXPERTS;
     }
     for (int i = 0; i < PLAN_EXPERTS; i++) plan->resident_bytes += plan->bytes[i];
+    /* With what pads each to the size of a slot. */
+    plan->bytes[PLAN_EXPERTS] = plan->n_experts * plan->info.expert_bytes;
 }
 
 /* A ceiling of so many bytes leaves room for the session and the fewest experts that work. */
@@ -144,7 +146,9 @@ static int plan_grow(plan_state *plan)
     plan->n_experts = (uint32_t)(plan->n_experts * moe + 0.5);
     info->n_moe_layers += n - now;
     info->n_layers = n;
+    const uint64_t kv_before = memory->kv_bytes;
     memory->kv_bytes = (uint64_t)((double)memory->kv_bytes * all);
+    plan->least_bytes += plan->resident_bytes - before + memory->kv_bytes - kv_before;
     memory->total_bytes = memory->kv_bytes + memory->scratch_bytes;
     memory->ceiling_bytes = plan->ceiling;
     const uint64_t taken =
@@ -153,7 +157,6 @@ static int plan_grow(plan_state *plan)
     const uint64_t n_slots = room / (info->expert_bytes + PLAN_SLOT_SPARE);
     plan->n_slots = n_slots < plan->n_experts ? (uint32_t)n_slots : plan->n_experts;
     plan->kept_bytes = plan->n_slots * info->expert_bytes;
-    plan->least_bytes = taken + memory->n_slots_min * (info->expert_bytes + PLAN_SLOT_SPARE);
     info->streams = plan->n_slots < plan->n_experts;
     if (plan->least_bytes <= plan->ceiling) return CLI_OK;
     char ceiling[STREAMING_BYTES_MAX], least[STREAMING_BYTES_MAX];
