@@ -104,13 +104,11 @@ ERN_FN ernie_status ern_plan_make(ern_plan *plan, const ern_header *h, uint64_t 
                                   unsigned n_readers, ernie_error *error)
 {
     char why[96];
-    *plan = (ern_plan){ .file_bytes = n_bytes,
-                        .resident_bytes = n_bytes,
+    *plan = (ern_plan){ .resident_bytes = n_bytes,
                         .ceiling = memory ? memory : ERN_PLAN_UNLIMITED };
     if (!plan_is_header(h) || memory == ERN_PLAN_UNLIMITED) return ERNIE_OK;
     plan->session_bytes = plan_session_bytes(&h->hparams, session);
-    plan->available = ern_memory_available();
-    const uint64_t ceiling = memory ? memory : plan_default_ceiling(plan->available);
+    const uint64_t ceiling = memory ? memory : plan_default_ceiling(ern_memory_available());
     if (n_bytes <= ceiling && plan->session_bytes <= ceiling - n_bytes) return ERNIE_OK;
     if (!plan_experts_last(h, n_bytes)) {
         if (!memory || n_bytes <= ceiling) return ERNIE_OK; /* by default the system has its way */

@@ -12,9 +12,7 @@
 
 /* What a model may take and how its experts are held. */
 typedef struct ern_plan {
-    uint64_t available;      /* bytes that the machine has to give; 0: it does not tell */
     uint64_t ceiling;        /* bytes for everything; ERN_PLAN_UNLIMITED: no ceiling */
-    uint64_t file_bytes;     /* the whole model */
     uint64_t resident_bytes; /* of the file: all but the experts */
     uint64_t session_bytes;  /* of the session that is planned for, roughly */
     bool streams;            /* experts stay on disk */

@@ -45,8 +45,6 @@ static void session_grow_batch(const ernie_model *model, ern_state_options *stat
         more.n_batch = 2 * state->n_batch < state->n_ctx ? 2 * state->n_batch : state->n_ctx;
         if (more.n_batch > SESSION_STREAM_BATCH || more.n_batch == state->n_batch) return;
         if (session_measure(model, &more, &memory, NULL) != ERNIE_OK) return;
-        if (ern_model_slots(model, memory.total_bytes) < ern_plan_slots_min(model->format.header))
-            return;
         if (held + memory.kv_bytes > model->ceiling
             || memory.scratch_bytes
                    > (model->ceiling - held - memory.kv_bytes) / SESSION_STREAM_PART

@@ -29,12 +29,7 @@ static char file_path[640], warm_path[640];
 static int setup(void **state)
 {
     const ern_hparams h = stream_hparams();
-    const test_model_spec spec = { .moe = true,
-                                   .type_attention = ERN_W8,
-                                   .type_ffn = ERN_W8,
-                                   .type_expert = ERN_W4,
-                                   .type_expert_down = ERN_W4,
-                                   .hparams = &h };
+    const test_model_spec spec = stream_spec(&h);
     const stream_how how = stream_from(NULL, &disk.source);
     if (test_folder_begin(state) != 0) return -1;
     fake_begin_spec(&disk, &spec);

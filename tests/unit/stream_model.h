@@ -22,6 +22,16 @@ static inline ern_hparams stream_hparams(void)
     return h;
 }
 
+static inline test_model_spec stream_spec(const ern_hparams *h)
+{
+    return (test_model_spec){ .moe = true,
+                              .type_attention = ERN_W8,
+                              .type_ffn = ERN_W8,
+                              .type_expert = ERN_W4,
+                              .type_expert_down = ERN_W4,
+                              .hparams = h };
+}
+
 /* Where a streamed model comes from and how: zero is a good beginning. */
 typedef struct stream_how {
     const char *path; /* NULL: */

@@ -28,12 +28,7 @@ static stream_answer expected[N_SESSIONS];
 static int setup(void **state)
 {
     const ern_hparams h = stream_hparams();
-    const test_model_spec spec = { .moe = true,
-                                   .type_attention = ERN_W8,
-                                   .type_ffn = ERN_W8,
-                                   .type_expert = ERN_W4,
-                                   .type_expert_down = ERN_W4,
-                                   .hparams = &h };
+    const test_model_spec spec = stream_spec(&h);
     const stream_how how = stream_from(NULL, &disk.source);
     (void)state;
     fake_begin_spec(&disk, &spec);
